@@ -1,0 +1,322 @@
+# cython: language_level=3
+"""The one thin layer over raw system calls.
+
+Everything native goes through here: calls that libc 2.36 has no wrapper for, and the
+wrappers that exist with the project's one convention: the result is >= 0 or -errno, so
+that no caller reads `errno`, which the next call on the way out could overwrite.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #ifndef UNIONFS_SYS_H
+    #define UNIONFS_SYS_H
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <dirent.h>
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <linux/fs.h>
+    #include <linux/openat2.h>
+    #include <poll.h>
+    #include <pthread.h>
+    #include <sched.h>
+    #include <signal.h>
+    #include <stdint.h>
+    #include <stdio.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <sys/ioctl.h>
+    #include <sys/mount.h>
+    #include <sys/socket.h>
+    #include <sys/stat.h>
+    #include <sys/statfs.h>
+    #include <sys/syscall.h>
+    #include <sys/sysmacros.h>
+    #include <sys/uio.h>
+    #include <sys/xattr.h>
+    #include <time.h>
+    #include <unistd.h>
+
+    #define NEG(call) ({ __typeof__(call) r_ = (call); r_ < 0 ? (__typeof__(r_))-errno : r_; })
+
+    static inline int sys_statx(int dirfd, const char *path, int flags, struct statx *st) {
+        return NEG(statx(dirfd, path, flags | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT,
+                         STATX_BASIC_STATS | STATX_BTIME, st));
+    }
+    /* Opens `name` (one or more components) below dirfd without following any link. */
+    static inline int sys_open_beneath(int dirfd, const char *name, int flags, unsigned mode) {
+        struct open_how how;
+        int fd;
+        memset(&how, 0, sizeof how);
+        how.flags = (unsigned)(flags | O_CLOEXEC);
+        how.mode = (flags & (O_CREAT | __O_TMPFILE)) ? mode : 0;
+        how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
+        do
+            fd = (int)syscall(SYS_openat2, dirfd, name, &how, sizeof how);
+        while (fd < 0 && errno == EAGAIN); /* a rename above raced with RESOLVE_BENEATH */
+        return fd < 0 ? -errno : fd;
+    }
+    static inline int sys_close(int fd) { return NEG(close(fd)); }
+    static inline int sys_dup(int fd) { return NEG(fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
+    static inline int64_t sys_pread(int fd, void *b, size_t n, int64_t o) { return NEG(pread(fd, b, n, o)); }
+    static inline int64_t sys_pwrite(int fd, const void *b, size_t n, int64_t o) { return NEG(pwrite(fd, b, n, o)); }
+    static inline int64_t sys_read(int fd, void *b, size_t n) { return NEG(read(fd, b, n)); }
+    static inline int64_t sys_write(int fd, const void *b, size_t n) { return NEG(write(fd, b, n)); }
+    static inline int64_t sys_writev(int fd, const struct iovec *v, int n) { return NEG(writev(fd, v, n)); }
+    static inline int64_t sys_lseek(int fd, int64_t o, int whence) { return NEG(lseek(fd, o, whence)); }
+    static inline int sys_fsync(int fd) { return NEG(fsync(fd)); }
+    static inline int sys_fdatasync(int fd) { return NEG(fdatasync(fd)); }
+    static inline int sys_syncfs(int fd) { return NEG(syncfs(fd)); }
+    static inline int sys_ftruncate(int fd, int64_t size) { return NEG(ftruncate(fd, size)); }
+    static inline int sys_fallocate(int fd, int mode, int64_t o, int64_t n) { return NEG(fallocate(fd, mode, o, n)); }
+    static inline int64_t sys_copy_file_range(int in, int64_t *oin, int out, int64_t *oout, size_t n) {
+        return NEG(copy_file_range(in, oin, out, oout, n, 0));
+    }
+    static inline int sys_clone(int out, int in) { return NEG(ioctl(out, FICLONE, in)); }
+    static inline int sys_fchmod(int fd, unsigned mode) { return NEG(fchmod(fd, mode)); }
+    static inline int sys_fchown(int fd, unsigned uid, unsigned gid) { return NEG(fchown(fd, uid, gid)); }
+    static inline int sys_fchownat(int dirfd, const char *name, unsigned uid, unsigned gid) {
+        return NEG(fchownat(dirfd, name, uid, gid, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH));
+    }
+    static inline int sys_utimens(int dirfd, const char *name, const struct timespec *ts) {
+        return NEG(utimensat(dirfd, name, ts, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH));
+    }
+    static inline int sys_futimens(int fd, const struct timespec *ts) { return NEG(futimens(fd, ts)); }
+    static inline int sys_mknodat(int dirfd, const char *name, unsigned mode, uint64_t rdev) {
+        return NEG(mknodat(dirfd, name, mode, rdev));
+    }
+    static inline int sys_mkdirat(int dirfd, const char *name, unsigned mode) { return NEG(mkdirat(dirfd, name, mode)); }
+    static inline int sys_symlinkat(const char *target, int dirfd, const char *name) { return NEG(symlinkat(target, dirfd, name)); }
+    static inline int64_t sys_readlinkat(int dirfd, const char *name, char *b, size_t n) { return NEG(readlinkat(dirfd, name, b, n)); }
+    static inline int sys_unlinkat(int dirfd, const char *name, int flags) { return NEG(unlinkat(dirfd, name, flags)); }
+    static inline int sys_linkat(int olddir, const char *old, int newdir, const char *name, int flags) {
+        return NEG(linkat(olddir, old, newdir, name, flags));
+    }
+    static inline int sys_renameat2(int olddir, const char *old, int newdir, const char *name, unsigned flags) {
+        return NEG(renameat2(olddir, old, newdir, name, flags));
+    }
+    static inline int sys_fstatfs(int fd, struct statfs *st) { return NEG(fstatfs(fd, st)); }
+    static inline int64_t sys_getdents(int fd, void *b, size_t n) { return NEG((int64_t)syscall(SYS_getdents64, fd, b, n)); }
+
+    /* Links the file behind fd, also one that has no name (O_TMPFILE). AT_EMPTY_PATH would
+       want CAP_DAC_READ_SEARCH; the magic link wants nothing. */
+    static inline int sys_linkfd(int fd, int newdir, const char *name) {
+        char path[32];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        return NEG(linkat(AT_FDCWD, path, newdir, name, AT_SYMLINK_FOLLOW));
+    }
+    /* A second descriptor of the file behind fd (an O_PATH one too), by its magic link. */
+    static inline int sys_reopen(int fd, int flags) {
+        char path[32];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        return NEG(open(path, (flags & ~O_NOFOLLOW) | O_CLOEXEC));
+    }
+    static inline int sys_chmodfd(int fd, unsigned mode) { /* also for O_PATH */
+        char path[32];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        return NEG(chmod(path, mode));
+    }
+    /* Extended attributes of the file behind fd; works on O_PATH descriptors of every type,
+       symlinks included, because the magic link is followed exactly once. */
+    static inline int64_t sys_getxattr(int fd, const char *name, void *b, size_t n) {
+        char path[32];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        return NEG(getxattr(path, name, b, n));
+    }
+    static inline int64_t sys_listxattr(int fd, char *b, size_t n) {
+        char path[32];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        return NEG(listxattr(path, b, n));
+    }
+    static inline int sys_setxattr(int fd, const char *name, const void *v, size_t n, int flags) {
+        char path[32];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        return NEG(setxattr(path, name, v, n, flags));
+    }
+    static inline int sys_removexattr(int fd, const char *name) {
+        char path[32];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        return NEG(removexattr(path, name));
+    }
+    /* The same on `name` in directory dirfd, without a descriptor of the file. */
+    static inline int64_t sys_getxattrat(int dirfd, const char *name, const char *attr, void *b, size_t n) {
+        char path[32 + 256];
+        snprintf(path, sizeof path, "/proc/self/fd/%d/%s", dirfd, name);
+        return NEG(lgetxattr(path, attr, b, n));
+    }
+    static inline int64_t sys_listxattrat(int dirfd, const char *name, char *b, size_t n) {
+        char path[32 + 256];
+        snprintf(path, sizeof path, "/proc/self/fd/%d/%s", dirfd, name);
+        return NEG(llistxattr(path, b, n));
+    }
+    static inline int sys_setxattrat(int dirfd, const char *name, const char *attr, const void *v, size_t n, int flags) {
+        char path[32 + 256];
+        snprintf(path, sizeof path, "/proc/self/fd/%d/%s", dirfd, name);
+        return NEG(lsetxattr(path, attr, v, n, flags));
+    }
+    static inline uint64_t sys_makedev(unsigned major, unsigned minor) { return makedev(major, minor); }
+    static inline uint64_t sys_monotonic_ns(void) {
+        struct timespec ts;
+        clock_gettime(CLOCK_MONOTONIC, &ts);
+        return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+    }
+    /* Starts a detached thread with all signals blocked: signals belong to Python's main thread. */
+    static inline int sys_thread(void *(*run)(void *), void *arg, size_t stack) {
+        pthread_attr_t attr;
+        pthread_t thread;
+        sigset_t all, before;
+        int r;
+        sigfillset(&all);
+        pthread_attr_init(&attr);
+        pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+        pthread_attr_setstacksize(&attr, stack);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        r = pthread_create(&thread, &attr, run, arg);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        pthread_attr_destroy(&attr);
+        return -r;
+    }
+    struct linux_dirent64_ {
+        uint64_t d_ino;
+        int64_t d_off;
+        unsigned short d_reclen;
+        unsigned char d_type;
+        char d_name[];
+    };
+    #endif
+    """
+    ctypedef struct TimeSpec "struct timespec":
+        int64_t tv_sec
+        long tv_nsec
+
+    ctypedef struct StatTime "struct statx_timestamp":
+        int64_t tv_sec
+        uint32_t tv_nsec
+
+    # statx(2)'s structure is the attribute record everywhere.
+    ctypedef struct Stat "struct statx":
+        uint32_t stx_mask
+        uint32_t stx_blksize
+        uint64_t stx_attributes
+        uint32_t stx_nlink
+        uint32_t stx_uid
+        uint32_t stx_gid
+        uint16_t stx_mode
+        uint64_t stx_ino
+        uint64_t stx_size
+        uint64_t stx_blocks
+        uint64_t stx_attributes_mask
+        StatTime stx_atime
+        StatTime stx_btime
+        StatTime stx_ctime
+        StatTime stx_mtime
+        uint32_t stx_rdev_major
+        uint32_t stx_rdev_minor
+        uint32_t stx_dev_major
+        uint32_t stx_dev_minor
+
+    ctypedef struct StatFs "struct statfs":
+        long f_type
+        long f_bsize
+        uint64_t f_blocks
+        uint64_t f_bfree
+        uint64_t f_bavail
+        uint64_t f_files
+        uint64_t f_ffree
+        long f_namelen
+        long f_frsize
+        long f_flags
+
+    ctypedef struct DirEntry "struct linux_dirent64_":
+        uint64_t d_ino
+        int64_t d_off
+        unsigned short d_reclen
+        unsigned char d_type
+        char d_name[1]
+
+    ctypedef struct IoVec "struct iovec":
+        void *iov_base
+        size_t iov_len
+
+    ctypedef struct Mutex "pthread_mutex_t":
+        pass
+    ctypedef struct Cond "pthread_cond_t":
+        pass
+    ctypedef struct RwLock "pthread_rwlock_t":
+        pass
+    int mutex_init "pthread_mutex_init"(Mutex *, void *) noexcept nogil
+    int mutex_destroy "pthread_mutex_destroy"(Mutex *) noexcept nogil
+    int mutex_lock "pthread_mutex_lock"(Mutex *) noexcept nogil
+    int mutex_trylock "pthread_mutex_trylock"(Mutex *) noexcept nogil
+    int mutex_unlock "pthread_mutex_unlock"(Mutex *) noexcept nogil
+    int cond_init "pthread_cond_init"(Cond *, void *) noexcept nogil
+    int cond_destroy "pthread_cond_destroy"(Cond *) noexcept nogil
+    int cond_wait "pthread_cond_wait"(Cond *, Mutex *) noexcept nogil
+    int cond_signal "pthread_cond_signal"(Cond *) noexcept nogil
+    int cond_broadcast "pthread_cond_broadcast"(Cond *) noexcept nogil
+    int cond_timedwait "pthread_cond_timedwait"(Cond *, Mutex *, const TimeSpec *) noexcept nogil
+
+    int sys_statx(int dirfd, const char *path, int flags, Stat *st) noexcept nogil
+    int sys_open_beneath(int dirfd, const char *name, int flags, unsigned mode) noexcept nogil
+    int sys_close(int fd) noexcept nogil
+    int sys_dup(int fd) noexcept nogil
+    int64_t sys_pread(int fd, void *buffer, size_t size, int64_t offset) noexcept nogil
+    int64_t sys_pwrite(int fd, const void *buffer, size_t size, int64_t offset) noexcept nogil
+    int64_t sys_read(int fd, void *buffer, size_t size) noexcept nogil
+    int64_t sys_write(int fd, const void *buffer, size_t size) noexcept nogil
+    int64_t sys_writev(int fd, const IoVec *vector, int count) noexcept nogil
+    int64_t sys_lseek(int fd, int64_t offset, int whence) noexcept nogil
+    int sys_fsync(int fd) noexcept nogil
+    int sys_fdatasync(int fd) noexcept nogil
+    int sys_syncfs(int fd) noexcept nogil
+    int sys_ftruncate(int fd, int64_t size) noexcept nogil
+    int sys_fallocate(int fd, int mode, int64_t offset, int64_t length) noexcept nogil
+    int64_t sys_copy_file_range(int fd_in, int64_t *offset_in, int fd_out, int64_t *offset_out,
+                                size_t length) noexcept nogil
+    int sys_clone(int fd_out, int fd_in) noexcept nogil
+    int sys_fchmod(int fd, unsigned mode) noexcept nogil
+    int sys_chmodfd(int fd, unsigned mode) noexcept nogil
+    int sys_fchown(int fd, unsigned uid, unsigned gid) noexcept nogil
+    int sys_fchownat(int dirfd, const char *name, unsigned uid, unsigned gid) noexcept nogil
+    int sys_utimens(int dirfd, const char *name, const TimeSpec *times) noexcept nogil
+    int sys_futimens(int fd, const TimeSpec *times) noexcept nogil
+    int sys_mknodat(int dirfd, const char *name, unsigned mode, uint64_t rdev) noexcept nogil
+    int sys_mkdirat(int dirfd, const char *name, unsigned mode) noexcept nogil
+    int sys_symlinkat(const char *target, int dirfd, const char *name) noexcept nogil
+    int64_t sys_readlinkat(int dirfd, const char *name, char *buffer, size_t size) noexcept nogil
+    int sys_unlinkat(int dirfd, const char *name, int flags) noexcept nogil
+    int sys_linkat(int olddir, const char *old, int newdir, const char *name, int flags) noexcept nogil
+    int sys_linkfd(int fd, int newdir, const char *name) noexcept nogil
+    int sys_reopen(int fd, int flags) noexcept nogil
+    int sys_renameat2(int olddir, const char *old, int newdir, const char *name,
+                      unsigned flags) noexcept nogil
+    int sys_fstatfs(int fd, StatFs *st) noexcept nogil
+    int64_t sys_getdents(int fd, void *buffer, size_t size) noexcept nogil
+    int64_t sys_getxattr(int fd, const char *name, void *buffer, size_t size) noexcept nogil
+    int64_t sys_listxattr(int fd, char *buffer, size_t size) noexcept nogil
+    int sys_setxattr(int fd, const char *name, const void *value, size_t size, int flags) noexcept nogil
+    int sys_removexattr(int fd, const char *name) noexcept nogil
+    int64_t sys_getxattrat(int dirfd, const char *name, const char *attr, void *buffer,
+                           size_t size) noexcept nogil
+    int64_t sys_listxattrat(int dirfd, const char *name, char *buffer, size_t size) noexcept nogil
+    int sys_setxattrat(int dirfd, const char *name, const char *attr, const void *value,
+                       size_t size, int flags) noexcept nogil
+    uint64_t sys_makedev(unsigned major, unsigned minor) noexcept nogil
+    uint64_t sys_monotonic_ns() noexcept nogil
+    int sys_thread(void *(*run)(void *) noexcept nogil, void *arg, size_t stack) noexcept nogil
+
+    const int AT_FDCWD
+    const int AT_EMPTY_PATH
+    const int AT_REMOVEDIR
+    const int AT_SYMLINK_FOLLOW
+    const int O_RDONLY, O_WRONLY, O_RDWR, O_ACCMODE, O_PATH, O_DIRECTORY, O_NOFOLLOW, O_CREAT
+    const int O_EXCL, O_TRUNC, O_APPEND, O_NOATIME, O_NONBLOCK, O_TMPFILE, O_CLOEXEC, O_DIRECT, O_SYNC, O_DSYNC
+    const unsigned RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT
+    const uint32_t S_IFMT, S_IFREG, S_IFDIR, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK
+    const uint32_t S_ISUID, S_ISGID, S_IXGRP
+    const uint32_t DT_UNKNOWN, DT_REG, DT_DIR, DT_LNK, DT_CHR, DT_BLK, DT_FIFO, DT_SOCK
+    const long UTIME_NOW, UTIME_OMIT
+    const int SEEK_DATA, SEEK_HOLE, SEEK_SET
+    const int XATTR_CREATE, XATTR_REPLACE

@@ -1,0 +1,198 @@
+"""Every error a person meets: one line that says what to do, and an exit status of its own.
+
+The statuses are listed in docs/errors.md.  A status is never given to another error, also
+not when its error disappears: scripts depend on them.  0 is success, 1 is what Python itself
+ends with after a traceback (a bug in unionfs), 2 is what every Unix tool uses for a wrong
+command line.
+"""
+
+
+class UnionfsError(Exception):
+    """Base of all errors below.
+
+    The keyword arguments fill in the class's `message`; they stay readable in `details`.
+    """
+
+    message = "{problem}"
+    exit_code = 1
+
+    def __init__(self, **details: object) -> None:
+        super().__init__(self.message.format_map(details))
+        self.details = details
+
+
+# --- the command line ---
+
+
+class UsageError(UnionfsError):
+    """The command line or an option's value cannot be understood."""
+
+    message = "{problem}; see --help"
+    exit_code = 2
+
+
+class UnsupportedOption(UnionfsError):
+    """An option that other union filesystems have and this one would have to ignore."""
+
+    message = "option {option} is not supported: {reason}"
+    exit_code = 3
+
+
+# --- branches ---
+
+
+class BranchMissing(UnionfsError):
+    """A branch's path leads nowhere."""
+
+    message = "branch {path} does not exist: create the directory or correct the path"
+    exit_code = 10
+
+
+class BranchUnreadable(UnionfsError):
+    """A branch cannot be opened, listed or searched, or an upper not written, by this user."""
+
+    message = "branch {path} cannot be used by this user ({reason}): change its permissions"
+    exit_code = 11
+
+
+class NotADirectory(UnionfsError):
+    """A branch, work directory or mount point is something else than a directory."""
+
+    message = "{path} is not a directory: give a directory"
+    exit_code = 12
+
+
+class BranchTwice(UnionfsError):
+    """The same directory is named as two branches."""
+
+    message = "{path} and {other} are the same directory: name each branch once"
+    exit_code = 13
+
+
+class UpperInsideLower(UnionfsError):
+    """What is written to the upper would appear in a lower branch, which must not change."""
+
+    message = "upper {path} is inside lower branch {other}: choose an upper elsewhere"
+    exit_code = 14
+
+
+class LowerInsideUpper(UnionfsError):
+    """What is written to the upper could change a lower branch."""
+
+    message = "lower branch {path} is inside upper {other}: choose an upper elsewhere"
+    exit_code = 15
+
+
+class UpperReadOnly(UnionfsError):
+    """The upper's filesystem is mounted read-only."""
+
+    message = (
+        "upper {path} is on a read-only filesystem: "
+        "remount that filesystem read-write, or mount the union with -o ro"
+    )
+    exit_code = 16
+
+
+class WorkdirElsewhere(UnionfsError):
+    """Files built in the work directory could not be renamed into the upper."""
+
+    message = (
+        "work directory {path} and upper {upper} are on different filesystems or mounts: "
+        "choose a workdir= beside the upper, or leave the option out"
+    )
+    exit_code = 17
+
+
+class WorkdirUnusable(UnionfsError):
+    """The work directory overlaps a branch, or cannot be made, read or cleared."""
+
+    message = "work directory {path} cannot be used: {reason}"
+    exit_code = 18
+
+
+class FilesystemLacks(UnionfsError):
+    """A filesystem cannot store what the chosen options need."""
+
+    message = "the filesystem of {path} lacks {feature}: {advice}"
+    exit_code = 19
+
+
+class UpperBusy(UnionfsError):
+    """Another mount uses the same upper, and did not end in time."""
+
+    message = "upper {path} is in use by process {pid}, mounted at {mountpoint}: unmount that first"
+    exit_code = 20
+
+
+# --- the mount point ---
+
+
+class MountpointBad(UnionfsError):
+    """The mount point does not exist or cannot be reached."""
+
+    message = "mount point {path} cannot be used ({reason}): create the directory or choose another"
+    exit_code = 30
+
+
+class MountpointInsideBranch(UnionfsError):
+    """The union would contain itself."""
+
+    message = (
+        "mount point {path} is, or is inside, branch {other}: "
+        "the union would contain itself; choose a mount point outside the branches"
+    )
+    exit_code = 31
+
+
+# --- the kernel's side ---
+
+
+class DeviceMissing(UnionfsError):
+    """There is no FUSE device: a kernel without FUSE, or a container that was not given it."""
+
+    message = (
+        "{path} does not exist: load the kernel module (modprobe fuse), "
+        "or give the container the device (--device /dev/fuse)"
+    )
+    exit_code = 40
+
+
+class DeviceRefused(UnionfsError):
+    """This user may not open the FUSE device."""
+
+    message = (
+        "{path} may not be opened by this user ({reason}): "
+        "make it accessible (chmod 0666 {path}), or mount as root"
+    )
+    exit_code = 41
+
+
+class FusermountMissing(UnionfsError):
+    """An ordinary user mounts through fusermount3, which is not installed."""
+
+    message = "fusermount3 was not found: install the package fuse3, or mount as root"
+    exit_code = 42
+
+
+class MountFailed(UnionfsError):
+    """The kernel or fusermount3 refused the mount."""
+
+    message = "mounting at {path} failed: {reason}"
+    exit_code = 43
+
+
+class StartFailed(UnionfsError):
+    """The daemon ended before the mount answered."""
+
+    message = "the mount at {path} did not come up: {reason}"
+    exit_code = 44
+
+
+# --- talking to a mount ---
+
+
+class NotAMount(UnionfsError):
+    """The path that a command was given does not belong to a mounted union."""
+
+    message = "{path} is not on a mounted union: give a path below a unionfs mount point"
+    exit_code = 50

@@ -124,6 +124,13 @@ class UpperBusy(UnionfsError):
     exit_code = 20
 
 
+class TooManyBranches(UnionfsError):
+    """The process may not hold as many descriptors as there are branches."""
+
+    message = "no descriptor is left for branch {path}: raise the limit (ulimit -n)"
+    exit_code = 21
+
+
 # --- the mount point ---
 
 
@@ -186,6 +193,13 @@ class StartFailed(UnionfsError):
 
     message = "the mount at {path} did not come up: {reason}"
     exit_code = 44
+
+
+class ProcMissing(UnionfsError):
+    """Descriptors can be turned into paths, and files without a name linked, only by /proc."""
+
+    message = "/proc is not mounted: mount it (mount -t proc proc /proc)"
+    exit_code = 45
 
 
 # --- talking to a mount ---

@@ -322,7 +322,7 @@ class _Reader:
 
     def finish(self, positionals: Sequence[str], *, debug: bool, foreground: bool) -> MountOptions:
         """Give the positionals their meaning and check what belongs together."""
-        source = None
+        source: str | None = None
         match list(positionals):
             case []:
                 raise UsageError(problem="no mount point is given")

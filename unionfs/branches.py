@@ -1,0 +1,286 @@
+"""The stack of branches as Python sees it: opened, checked and ready to be handed to `_tree`.
+
+Everything is done with descriptors, so that the kernel resolves each path exactly once, before
+the process goes to the background.  Nothing here looks a name up in the union.
+"""
+
+import os
+from collections.abc import Iterator
+from errno import EMFILE, ENFILE, ENOENT, ENOTDIR
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from unionfs import workdir
+from unionfs.errors import (
+    BranchMissing,
+    BranchTwice,
+    BranchUnreadable,
+    LowerInsideUpper,
+    MountpointBad,
+    MountpointInsideBranch,
+    NotADirectory,
+    ProcMissing,
+    TooManyBranches,
+    UpperInsideLower,
+    UpperReadOnly,
+    WorkdirElsewhere,
+    WorkdirUnusable,
+)
+from unionfs.options import MountOptions, Whiteout
+
+#: What a directory is, under whichever path: st_dev and st_ino.
+Identity = tuple[int, int]
+
+
+class Branch(NamedTuple):
+    """One opened branch."""
+
+    path: str  #: absolute and without links, as the kernel names it
+    fd: int
+    identity: Identity
+
+
+class BranchStack:
+    """All branches of one mount, and the mount point.
+
+    `open` changes nothing on disk.  The work directory is touched by `open_workdir`, which is
+    to be called when nobody else uses the upper any more: clearing what a predecessor left
+    would otherwise clear what it is working on.
+
+    Use it as a context manager; closing it twice does no harm.
+    """
+
+    def __init__(self, options: MountOptions) -> None:
+        self._options = options
+        self._known: dict[str, Identity] = {}
+        self.mountpoint = ""  #: absolute and without links
+        self.upper: Branch | None = None
+        self.lowers: list[Branch] = []  #: topmost first
+        self.whiteout: Whiteout = options.whiteout
+        #: Whether trusted.* extended attributes may be written here.
+        self.trusted = False
+        self.workdir: str | None = None  #: the work directory's path
+        self.work_fd: int | None = None  #: its scratch space, where files are built
+
+    @classmethod
+    def open(cls, options: MountOptions) -> Self:
+        """Open every branch and check that the stack can be what `options` ask for.
+
+        A read-only mount takes the upper as its topmost lower.  Raises the errors of
+        errors.py from `BranchMissing` to `UpperReadOnly`, and those of the mount point.
+        """
+        stack = cls(options)
+        try:
+            stack._open_branches()
+            stack._check_overlaps()
+            stack._check_mountpoint()
+        except BaseException:
+            stack.close()
+            raise
+        return stack
+
+    @property
+    def upper_fd(self) -> int | None:
+        return None if self.upper is None else self.upper.fd
+
+    @property
+    def lower_fds(self) -> list[int]:
+        return [branch.fd for branch in self.lowers]
+
+    @property
+    def branches(self) -> list[Branch]:
+        """Topmost first: the upper, if there is one, and the lowers."""
+        return self.lowers if self.upper is None else [self.upper, *self.lowers]
+
+    def open_workdir(self) -> None:
+        """Make, clear and try out the work directory of a writable stack; sets `work_fd`.
+
+        Call it with the upper locked.  Raises `WorkdirUnusable`, `WorkdirElsewhere` or
+        `FilesystemLacks`.
+        """
+        if self.upper is None:
+            self.trusted = workdir.may_be_trusted()
+            return
+        asked = self._options.workdir
+        if asked is None:
+            self.workdir = f"{self.upper.path}/{workdir.DEFAULT_NAME}"
+            fd = workdir.make(self.upper.fd, workdir.DEFAULT_NAME, self.workdir)
+        else:
+            fd, self.workdir = self._open_asked_workdir(asked, self.upper)
+        try:
+            self.work_fd = workdir.make(fd, workdir.SCRATCH, f"{self.workdir}/{workdir.SCRATCH}")
+        finally:
+            os.close(fd)
+        workdir.clear(self.work_fd, self.workdir)
+        self.trusted = workdir.probe(self.work_fd, self.upper.path, self.whiteout)
+
+    def remove_workdir(self) -> None:
+        """Take the default work directory away again, if nothing in it is needed.
+
+        Call it with the upper still locked.  Where `workdir=` was asked for it stays.
+        """
+        if self.upper is not None and self._options.workdir is None:
+            workdir.remove(self.upper.fd, workdir.DEFAULT_NAME)
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        for branch in self.branches:
+            os.close(branch.fd)
+        self.upper = None
+        self.lowers = []
+        if self.work_fd is not None:
+            os.close(self.work_fd)
+            self.work_fd = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open_branches(self) -> None:
+        options = self._options
+        if options.upper is not None:
+            upper = _open_branch(options.upper)
+            if options.read_only:
+                self.lowers.append(upper)
+            else:
+                self.upper = upper
+                _check_writable(upper)
+        for path in options.lowers:
+            self.lowers.append(_open_branch(path))
+
+    def _check_overlaps(self) -> None:
+        seen: dict[Identity, Branch] = {}
+        for branch in self.branches:
+            if branch.identity in seen:
+                raise BranchTwice(path=branch.path, other=seen[branch.identity].path)
+            seen[branch.identity] = branch
+            self._known[branch.path] = branch.identity
+        if self.upper is None:
+            return
+        for identity in self._ancestors(self.upper.path):
+            if identity in seen:
+                raise UpperInsideLower(path=self.upper.path, other=seen[identity].path)
+        for lower in self.lowers:
+            if self.upper.identity in self._ancestors(lower.path):
+                raise LowerInsideUpper(path=lower.path, other=self.upper.path)
+
+    def _check_mountpoint(self) -> None:
+        path = self._options.mountpoint
+        try:
+            fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == ENOTDIR:
+                raise NotADirectory(path=path) from None
+            raise MountpointBad(path=path, reason=error.strerror) from None
+        try:
+            mountpoint = Branch(_path(fd), fd, _identity(fd))
+        except OSError as error:  # ENOTCONN: a mount whose daemon died is still there
+            raise MountpointBad(path=path, reason=error.strerror) from None
+        finally:
+            os.close(fd)
+        self.mountpoint = mountpoint.path
+        around = {mountpoint.identity, *self._ancestors(mountpoint.path)}
+        for branch in self.branches:
+            if branch.identity in around:
+                raise MountpointInsideBranch(path=mountpoint.path, other=branch.path)
+
+    def _open_asked_workdir(self, asked: str, upper: Branch) -> tuple[int, str]:
+        try:
+            fd = os.open(asked, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == ENOTDIR:
+                raise NotADirectory(path=asked) from None
+            raise WorkdirUnusable(path=asked, reason=error.strerror) from None
+        try:
+            path, identity = _path(fd), _identity(fd)
+            if _mount_id(fd) != _mount_id(upper.fd) or identity[0] != upper.identity[0]:
+                raise WorkdirElsewhere(path=path, upper=upper.path)
+            around = {identity, *self._ancestors(path)}
+            for branch in self.branches:
+                if branch.identity in around or identity in self._ancestors(branch.path):
+                    raise WorkdirUnusable(
+                        path=path, reason=f"it overlaps branch {branch.path}; choose one beside it"
+                    )
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, path
+
+    def _ancestors(self, path: str) -> Iterator[Identity]:
+        """The directories above `path`, nearest first.
+
+        Compared by identity and not by name: a branch may be reached through a bind mount.
+        """
+        while path != "/":
+            path = os.path.dirname(path)
+            identity = self._known.get(path)
+            if identity is None:
+                try:
+                    status = os.stat(path)
+                except OSError as error:
+                    raise BranchUnreadable(path=path, reason=error.strerror) from None
+                identity = self._known[path] = (status.st_dev, status.st_ino)
+            yield identity
+
+
+def _open_branch(path: str) -> Branch:
+    """Open one branch.
+
+    Opened for reading, not O_PATH: the kernel then checks that it may be listed, and the
+    descriptor can be locked and synced.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == ENOENT:
+            raise BranchMissing(path=path) from None
+        if error.errno == ENOTDIR:
+            raise NotADirectory(path=path) from None
+        if error.errno in (EMFILE, ENFILE):
+            raise TooManyBranches(path=path) from None
+        raise BranchUnreadable(path=path, reason=error.strerror) from None
+    try:
+        if not os.access(".", os.X_OK, dir_fd=fd, effective_ids=True):
+            raise BranchUnreadable(path=path, reason="it may not be searched")
+        return Branch(_path(fd), fd, _identity(fd))
+    except OSError as error:
+        os.close(fd)
+        raise BranchUnreadable(path=path, reason=error.strerror) from None
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _check_writable(upper: Branch) -> None:
+    if os.fstatvfs(upper.fd).f_flag & os.ST_RDONLY:
+        raise UpperReadOnly(path=upper.path)
+    if not os.access(".", os.W_OK, dir_fd=upper.fd, effective_ids=True):
+        raise BranchUnreadable(path=upper.path, reason="it may not be written")
+
+
+def _identity(fd: int) -> Identity:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _path(fd: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        raise ProcMissing from None
+
+
+def _mount_id(fd: int) -> int:
+    """Which mount the descriptor was opened through: renaming across two mounts is EXDEV."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        for line in info:
+            if line.startswith(b"mnt_id:"):
+                return int(line[7:])
+    raise ProcMissing

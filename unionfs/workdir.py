@@ -1,0 +1,204 @@
+"""The work directory: where files are built before a rename shows them.
+
+It holds `work/`, the scratch space, whose content is of no use to a later mount, and what a
+later mount needs (identities), which is never touched here.  A work directory given with
+`workdir=` may have served kernel overlayfs, which keeps its scratch space under the same name
+and clears it at mount too (fs/overlayfs/super.c, ovl_workdir_create).
+"""
+
+import os
+import stat
+from contextlib import suppress
+from errno import EEXIST, ENODATA, ENOENT, ENOTEMPTY, ENOTSUP, EPERM
+from typing import Final
+
+from unionfs.errors import FilesystemLacks, WorkdirUnusable
+from unionfs.options import Whiteout
+from unionfs.xattrs import OVERLAY_OPAQUE
+
+#: Inside the upper.  The prefix `.wh.` is reserved: layer tools skip it.
+DEFAULT_NAME: Final = ".wh..wh.work"
+SCRATCH: Final = "work"
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_RENAME_EXCHANGE = 2  # <linux/fs.h>
+
+
+def make(parent: int, name: str, path: str) -> int:
+    """Open directory `name` in `parent`, made if it is missing; returns a descriptor.
+
+    A link in its place is not followed.  Raises `WorkdirUnusable`, which names `path`.
+    """
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=parent)
+        return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+    except OSError as error:
+        raise WorkdirUnusable(path=path, reason=error.strerror) from None
+
+
+def clear(scratch: int, path: str) -> None:
+    """Remove everything in the scratch space.
+
+    Links are not followed and mounts not entered.  Directories found on the way are first
+    moved up into the scratch space itself: however deep a tree is, three descriptors do.
+    Raises `WorkdirUnusable` for what cannot be removed.
+    """
+    moved = 0
+    try:
+        while names := os.listdir(scratch):
+            for name in names:
+                if not _is_directory(scratch, name):
+                    os.unlink(name, dir_fd=scratch)
+                elif not _rmdir_empty(scratch, name):
+                    moved = _empty(scratch, name, moved)
+                    os.rmdir(name, dir_fd=scratch)
+    except OSError as error:
+        raise WorkdirUnusable(
+            path=path, reason=f"{error.filename or 'its content'}: {error.strerror}"
+        ) from None
+
+
+def remove(upper: int, name: str) -> None:
+    """Remove work directory `name` from the upper if it holds no more than empty scratch space."""
+    try:
+        fd = os.open(name, _OPEN_DIRECTORY, dir_fd=upper)
+    except FileNotFoundError:
+        return
+    try:
+        os.rmdir(SCRATCH, dir_fd=fd)
+        os.rmdir(name, dir_fd=upper)
+    except OSError as error:
+        if error.errno not in (ENOTEMPTY, EEXIST, ENOENT):
+            raise
+    finally:
+        os.close(fd)
+
+
+def probe(scratch: int, upper: str, whiteout: Whiteout) -> bool:
+    """Try what the whiteout format needs; returns whether trusted.* attributes may be written.
+
+    Raises `FilesystemLacks`, which names the branch `upper`.
+    """
+    name = f"probe-{os.urandom(8).hex()}"
+    os.mkdir(name, 0o700, dir_fd=scratch)
+    fd = -1
+    try:
+        fd = os.open(name, _OPEN_DIRECTORY, dir_fd=scratch)
+        trusted = _can_set(fd, OVERLAY_OPAQUE[0])
+        if whiteout == "overlay":
+            if not trusted and not _can_set(fd, OVERLAY_OPAQUE[1]):
+                raise FilesystemLacks(
+                    path=upper,
+                    feature="extended attributes, which mark opaque directories",
+                    advice="use whiteout=aufs or another filesystem",
+                )
+            _probe_devices(fd, upper)
+    finally:
+        if fd >= 0:
+            for child in os.listdir(fd):
+                os.unlink(child, dir_fd=fd)
+            os.close(fd)
+        os.rmdir(name, dir_fd=scratch)
+    return trusted
+
+
+def may_be_trusted() -> bool:
+    """Whether this process may write trusted.* attributes at all, tried on memory of its own."""
+    fd = os.memfd_create("unionfs-probe", os.MFD_CLOEXEC)
+    try:
+        os.setxattr(fd, OVERLAY_OPAQUE[0], b"y")
+    except OSError as error:
+        return error.errno != EPERM  # ENOTSUP: allowed, but this kernel's tmpfs has none
+    else:
+        return True
+    finally:
+        os.close(fd)
+
+
+def _can_set(fd: int, attribute: str) -> bool:
+    try:
+        os.setxattr(fd, attribute, b"y")
+        return os.getxattr(fd, attribute) == b"y"
+    except OSError as error:
+        if error.errno in (EPERM, ENOTSUP, ENODATA):
+            return False
+        raise
+
+
+def _probe_devices(fd: int, upper: str) -> None:
+    """Whiteouts of kernel overlayfs are character devices 0/0, put in place by one rename."""
+    import ctypes  # only this format needs the one call that the module os does not have
+
+    try:
+        os.mknod("whiteout", stat.S_IFCHR | 0o600, 0, dir_fd=fd)
+    except OSError as error:
+        raise FilesystemLacks(
+            path=upper,
+            feature=f"whiteout devices (mknod c 0 0: {error.strerror})",
+            advice="use whiteout=aufs or another filesystem",
+        ) from None
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=fd))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(fd, b"whiteout", fd, b"file", _RENAME_EXCHANGE) != 0:
+        raise FilesystemLacks(
+            path=upper,
+            feature=f"atomic exchange (RENAME_EXCHANGE: {os.strerror(ctypes.get_errno())})",
+            advice="use whiteout=aufs or another filesystem",
+        )
+
+
+def _is_directory(parent: int, name: str) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+
+
+def _rmdir_empty(parent: int, name: str) -> bool:
+    """Remove a directory; False if it is not empty.  EBUSY, for a mount, comes before that."""
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in (ENOTEMPTY, EEXIST):
+            raise
+        return False
+    return True
+
+
+def _empty(scratch: int, name: str, moved: int) -> int:
+    """Unlink what is in a directory, or move it up; returns the next number for a moved one."""
+    fd = _open_to_empty(scratch, name)
+    try:
+        for child in os.listdir(fd):
+            if _is_directory(fd, child):
+                moved = _move_up(fd, child, scratch, moved)
+            else:
+                os.unlink(child, dir_fd=fd)
+    finally:
+        os.close(fd)
+    return moved
+
+
+def _open_to_empty(parent: int, name: str) -> int:
+    """Open a directory whose mode may forbid it: copying a directory sets the mode early."""
+    try:
+        return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+    except PermissionError:
+        fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            os.chmod(f"/proc/self/fd/{fd}", 0o700)
+        finally:
+            os.close(fd)
+        return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+
+
+def _move_up(fd: int, child: str, scratch: int, moved: int) -> int:
+    """Rename `child` into the scratch space under a name not taken; returns the next number."""
+    while True:
+        try:
+            os.rename(child, f"moved-{moved}", src_dir_fd=fd, dst_dir_fd=scratch)
+        except OSError as error:
+            # An empty directory of that name would be replaced, which does no harm here.
+            if error.errno not in (ENOTEMPTY, EEXIST):
+                raise
+            moved += 1
+        else:
+            return moved + 1

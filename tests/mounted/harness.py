@@ -1,0 +1,236 @@
+"""Unions for the tests that use a real mount: ours, or a peer's in its place.
+
+With ``UNIONFS_TEST_PEER=overlay`` or ``fuse-overlayfs`` the same tests run on kernel overlayfs or
+on fuse-overlayfs: what fails there too is more likely the test's fault than the mount's.
+"""
+
+import ctypes
+import ctypes.util
+import errno
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+PEER = os.environ.get("UNIONFS_TEST_PEER", "")
+
+only_unionfs = pytest.mark.skipif(
+    PEER != "", reason="looks into unionfs itself: what the upper holds, its daemon, its commands"
+)
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+MNT_DETACH = 2
+_libc = ctypes.CDLL(ctypes.util.find_library("c") or "libc.so.6", use_errno=True)
+
+
+def detach(mountpoint: Path) -> None:
+    """umount2(2) with MNT_DETACH; no error when nothing is mounted there."""
+    if _libc.umount2(os.fsencode(mountpoint), MNT_DETACH) != 0:
+        number = ctypes.get_errno()
+        if number not in (errno.EINVAL, errno.ENOENT):
+            raise OSError(number, os.strerror(number), str(mountpoint))
+
+
+def mounts_below(directory: Path) -> list[tuple[Path, str, int]]:
+    """(mount point, type, device) of each mount at or below `directory`, innermost last."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields, _, kind = line.partition(" - ")
+        words = fields.split()
+        point = Path(words[4].encode().decode("unicode_escape"))
+        if point.is_relative_to(directory):
+            major, minor = map(int, words[2].split(":"))
+            found.append((point, kind.split()[0], os.makedev(major, minor)))
+    return found
+
+
+def abort_fuse_below(directory: Path) -> None:
+    """End every FUSE connection mounted below `directory`: what waits there gets ECONNABORTED."""
+    devices = [device for _, kind, device in mounts_below(directory) if kind.startswith("fuse")]
+    if not devices:
+        return
+    with tempfile.TemporaryDirectory() as control:
+        subprocess.run(["mount", "-t", "fusectl", "none", control], check=True)
+        try:
+            for device in devices:
+                # The directory of a connection is named by the mount's minor device number.
+                Path(control, str(os.minor(device)), "abort").write_text("1")
+        finally:
+            subprocess.run(["umount", control], check=True)
+
+
+@contextmanager
+def watchdog(directory: Path, seconds: float) -> Iterator[None]:
+    """Abort the FUSE mounts below `directory` after `seconds`.
+
+    A process that waits for a FUSE server ignores every signal but SIGKILL, so pytest-timeout
+    alone would leave it waiting for ever, mount included.
+    """
+    fired = threading.Event()
+
+    def fire() -> None:
+        fired.set()
+        abort_fuse_below(directory)
+
+    timer = threading.Timer(seconds, fire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if fired.is_set():
+            pytest.fail(f"nothing moved on the mount for {seconds:g} s: its connection was aborted")
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    """Return as soon as `condition` holds; fail naming `what` when it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:g} s in vain: {what}")
+        time.sleep(0.005)
+
+
+def gone(pid: int) -> bool:
+    """Whether process `pid` has ended (a zombie has)."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return status.rpartition(")")[2].split()[0] in "ZX"
+
+
+class Union:
+    """A union on the directories below `root`; it can be mounted and unmounted repeatedly.
+
+    `lowers` are the branches from the topmost down, `upper` is the read-write one (None with
+    ``writable=False``).
+    """
+
+    def __init__(self, root: Path, *, lowers: int = 1, writable: bool = True, **options: Any) -> None:
+        self.root = root
+        self.lowers = [root / f"lower{number}" for number in range(lowers)]
+        self.upper = root / "upper" if writable else None
+        self.mountpoint = root / "mnt"
+        self.options = options
+        self._session: Any = None
+        for directory in (*self.lowers, self.upper, self.mountpoint):
+            if directory is not None:
+                directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def lower(self) -> Path:
+        """The topmost lower."""
+        return self.lowers[0]
+
+    @property
+    def pid(self) -> int:
+        """The process that serves the mount."""
+        pid = self._session.pid
+        assert isinstance(pid, int)
+        return pid
+
+    def mount(self) -> Path:
+        """Mount and return the mount point."""
+        assert self._session is None
+        if PEER:
+            self._mount_peer()
+        else:
+            import unionfs
+
+            self._session = unionfs.mount(
+                self.lowers, self.upper, self.mountpoint, **self.options
+            )
+            self._session.__enter__()
+        return self.mountpoint
+
+    def _mount_peer(self) -> None:
+        work = self.root / "peer-work"
+        work.mkdir(exist_ok=True)
+        options = "lowerdir=" + ":".join(map(str, self.lowers))
+        if self.upper is not None:
+            options += f",upperdir={self.upper},workdir={work}"
+        command = {
+            "overlay": ["mount", "-t", "overlay", "overlay", "-o", options],
+            "fuse-overlayfs": ["fuse-overlayfs", "-o", options],
+        }[PEER]
+        subprocess.run([*command, str(self.mountpoint)], check=True)
+        self._session = PEER
+
+    def unmount(self) -> None:
+        """Unmount and wait until everything is written out."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        if PEER:
+            subprocess.run(["umount", str(self.mountpoint)], check=True)
+        else:
+            session.__exit__(None, None, None)
+
+    def remount(self) -> None:
+        """Unmount and mount again: nothing is left in any cache of the mount."""
+        self.unmount()
+        self.mount()
+
+    def kill(self) -> None:
+        """End the daemon with SIGKILL and take the dead mount away, as after a crash."""
+        pid = self.pid
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.clear_dead()
+
+    def clear_dead(self) -> None:
+        """Take the mount of a daemon that was killed out of the way."""
+        pid = self.pid
+        wait_until(lambda: gone(pid), f"process {pid} ends")
+        detach(self.mountpoint)
+        session, self._session = self._session, None
+        session.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        self.mount()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.unmount()
+        finally:
+            for point, _, _ in reversed(mounts_below(self.mountpoint)):
+                detach(point)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """An empty directory that every user can reach, under a watchdog; all below it is removed.
+
+    (pytest's own tmp_path is closed to everybody but its owner.)
+    """
+    marker = request.node.get_closest_marker("timeout")
+    limit = 0.8 * float(marker.args[0]) if marker else 60.0
+    directory = Path(tempfile.mkdtemp(prefix="unionfs-test-"))
+    directory.chmod(0o755)
+    try:
+        with watchdog(directory, limit):
+            yield directory
+    finally:
+        for point, _, _ in reversed(mounts_below(directory)):
+            detach(point)
+        # Not shutil.rmtree: trees deeper than PATH_MAX are among what is left here.
+        subprocess.run(["rm", "-rf", str(directory)], check=True)

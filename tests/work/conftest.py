@@ -1,0 +1,18 @@
+"""Fixtures of the tests that do real work on a mount."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.register_assert_rewrite("tests.mounted.harness", "tests.mounted.trees", "tests.work.twins")
+
+from tests.mounted.harness import place  # noqa: E402
+from tests.work.twins import PLACEMENTS, Twins  # noqa: E402
+
+__all__ = ["place"]
+
+
+@pytest.fixture(params=PLACEMENTS)
+def twins(place: Path, request: pytest.FixtureRequest) -> Twins:
+    """A plain directory and a union whose content lies in a lower, in the upper, or in several."""
+    return Twins(place, request.param)

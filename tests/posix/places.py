@@ -1,0 +1,284 @@
+"""Where the cases run: a plain directory, kernel overlayfs, unionfs, as root and rootless.
+
+A place is mounted once and serves every case in a directory of the case's own. A process, the
+keeper, holds the mount in a mount namespace of its own, so that nothing is left behind on the
+host whatever happens; each case is a child that enters that namespace.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from tests.posix import calls, process, trees
+
+#: The user an ordinary process is, where a place has users to choose from.
+USER = GROUP = 4321
+
+#: What a case may need and a place may not have, with the reason told when it is skipped.
+NEEDS = {
+    "users": "needs rights over more than one user id",
+    "devices": "needs CAP_MKNOD in the first user namespace",
+    "trusted": "needs CAP_SYS_ADMIN in the first user namespace",
+    "flags": "needs CAP_LINUX_IMMUTABLE in the first user namespace",
+}
+
+#: The host's first id of the user namespace's ids 0..65535.
+_MAPPED = 100000
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The directories of one place on the host."""
+
+    top: str
+
+    def __getattr__(self, name: str) -> str:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return os.path.join(self.top, name)
+
+    def make(self, owner: int) -> None:
+        for name in ("upper", "lower", "lower2", "work", "mnt"):
+            path = os.path.join(self.top, name)
+            os.mkdir(path)
+            os.chmod(path, 0o755)
+            os.chown(path, owner, owner)
+        os.chmod(self.top, 0o755)
+        os.chown(self.top, owner, owner)
+
+
+Mount = Callable[[Layout, Sequence[str]], AbstractContextManager[str]]
+
+
+@contextlib.contextmanager
+def _plain(layout: Layout, lowers: Sequence[str]) -> Iterator[str]:
+    yield layout.upper
+
+
+@contextlib.contextmanager
+def _overlay(layout: Layout, lowers: Sequence[str]) -> Iterator[str]:
+    data = f"lowerdir={':'.join(lowers)},upperdir={layout.upper},workdir={layout.work}"
+    data += ",redirect_dir=on,index=on,xino=on"  # as close to POSIX as it can be had
+    calls.mount("overlay", layout.mnt, "overlay", 0, data)
+    yield layout.mnt
+    calls.umount(layout.mnt)
+
+
+@contextlib.contextmanager
+def _fuse_overlayfs(layout: Layout, lowers: Sequence[str]) -> Iterator[str]:
+    data = f"lowerdir={':'.join(lowers)},upperdir={layout.upper},workdir={layout.work}"
+    subprocess.run(["fuse-overlayfs", "-o", data + ",allow_other", layout.mnt], check=True)
+    yield layout.mnt
+    calls.umount(layout.mnt)
+
+
+@contextlib.contextmanager
+def _unionfs(layout: Layout, lowers: Sequence[str]) -> Iterator[str]:
+    import unionfs
+
+    with unionfs.mount(lowers, layout.upper, layout.mnt):
+        yield layout.mnt
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a place is made of."""
+
+    mount: Mount
+    #: The branches, by their names in Layout, over which the given trees are spread.
+    spread: Sequence[str]
+    lowers: Sequence[str] = ("lower",)
+    can: frozenset[str] = frozenset(NEEDS)
+    #: "root", "namespace" (root of a user namespace) or "user".
+    caller: str = "root"
+
+
+_NAMESPACE = frozenset({"users"})
+_ALL_BRANCHES = ("upper", "lower", "lower2")
+_TWO = ("lower", "lower2")
+
+KINDS: Mapping[str, Kind] = {
+    "plain": Kind(_plain, ["upper"]),
+    "plain-namespace": Kind(_plain, ["upper"], can=_NAMESPACE, caller="namespace"),
+    "plain-user": Kind(_plain, ["upper"], can=frozenset(), caller="user"),
+    "overlay-upper": Kind(_overlay, ["upper"]),
+    "overlay-lower": Kind(_overlay, ["lower"]),
+    "overlay-merged": Kind(_overlay, _ALL_BRANCHES, _TWO),
+    "fuseoverlayfs-lower": Kind(_fuse_overlayfs, ["lower"]),
+    "unionfs-upper": Kind(_unionfs, ["upper"]),
+    "unionfs-lower": Kind(_unionfs, ["lower"]),
+    "unionfs-merged": Kind(_unionfs, _ALL_BRANCHES, _TWO),
+    "unionfs-namespace": Kind(
+        _unionfs, _ALL_BRANCHES, _TWO, can=_NAMESPACE, caller="namespace"
+    ),
+    "unionfs-user": Kind(_unionfs, _ALL_BRANCHES, _TWO, can=frozenset(), caller="user"),
+}
+
+
+class Place:
+    """The directory of one case, and who may act in it."""
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name = name
+        self.path = path
+
+    def __truediv__(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+    def as_user(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        uid: int = USER,
+        gid: int = GROUP,
+        groups: Sequence[int] = (),
+    ) -> Any:
+        """Call the function as an ordinary user, in a child; its result or its exception."""
+
+        def act() -> Any:
+            process.become(uid, gid, groups)
+            return function(*args)
+
+        return process.call(act, deadline=process.DEADLINE / 2)
+
+
+class Mounted:
+    """A place of one kind, with the trees of all its cases; `close` undoes everything."""
+
+    def __init__(self, name: str, cases: Mapping[str, trees.Tree] | None = None) -> None:
+        self.name = name
+        self.kind = KINDS[name]
+        self.layout = Layout(tempfile.mkdtemp(prefix=f"unionfs-posix-{name}-"))
+        self._caller = self.kind.caller if os.geteuid() == 0 else "self"
+        try:
+            self.layout.make(self._owner())
+            self._start(cases or {})
+        except BaseException:
+            shutil.rmtree(self.layout.top)
+            raise
+
+    def _owner(self) -> int:
+        return {"namespace": _MAPPED, "user": USER, "root": 0, "self": os.geteuid()}[self._caller]
+
+    def place(self, case: str) -> Place:
+        return Place(self.name, os.path.join(self.root, case))
+
+    def run(
+        self, function: Callable[..., Any], *args: Any, deadline: float = process.DEADLINE
+    ) -> Any:
+        """Call the function in a child that lives inside the place."""
+
+        def enter() -> Any:
+            if self._caller == "namespace":
+                calls.setns(self._user_namespace, calls.CLONE_NEWUSER)
+            if self._caller != "self":
+                calls.setns(self._mount_namespace, calls.CLONE_NEWNS)
+            if self._caller == "namespace":
+                process.become(0, 0)
+            if self._caller == "user":
+                process.become(USER, GROUP)
+            return function(*args)
+
+        return process.call(enter, deadline=deadline, on_hang=self._abort)
+
+    def close(self) -> None:
+        os.close(self._leash)
+        _, status = os.waitpid(self._keeper, 0)
+        os.close(self._mount_namespace)
+        os.close(self._user_namespace)
+        shutil.rmtree(self.layout.top)
+        if status:
+            raise RuntimeError(f"{self.name} was not unmounted cleanly, wait status {status}")
+
+    # -- the keeper ---------------------------------------------------------------------------
+
+    def _start(self, cases: Mapping[str, trees.Tree]) -> None:
+        leash, self._leash = os.pipe2(os.O_CLOEXEC)
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        self._keeper = os.fork()
+        if self._keeper == 0:
+            status = 1
+            try:
+                os.close(self._leash)
+                os.close(reader)
+                self._keep(cases, leash, writer)
+                status = 0
+            except BaseException as error:
+                import traceback
+
+                traceback.print_exc()
+                with contextlib.suppress(OSError):
+                    os.write(writer, f"!{error!r}".encode())
+            finally:
+                os._exit(status)
+        os.close(leash)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            first = pipe.readline()
+            if first == b"namespace\n":
+                # Only a process outside may map more than one id.
+                for which in ("uid_map", "gid_map"):
+                    with open(f"/proc/{self._keeper}/{which}", "w") as file:
+                        file.write(f"0 {_MAPPED} 65536\n")
+                os.kill(self._keeper, signal.SIGCONT)
+                first = pipe.readline()
+        if not first.startswith(b"mounted "):
+            os.close(self._leash)
+            os.waitpid(self._keeper, 0)
+            raise RuntimeError(f"{self.name} cannot be mounted: {first.decode()}")
+        _, device, root = first.decode().rstrip("\n").split(" ", 2)
+        self.device, self.root = int(device), root
+        self._mount_namespace = os.open(f"/proc/{self._keeper}/ns/mnt", os.O_RDONLY)
+        self._user_namespace = os.open(f"/proc/{self._keeper}/ns/user", os.O_RDONLY)
+
+    def _keep(self, cases: Mapping[str, trees.Tree], leash: int, ready: int) -> None:
+        """In the keeper: build, mount, say so, wait for the end of the leash, unmount."""
+        if self._caller != "self":
+            _private_mounts(self.layout.mnt)
+        if self._caller == "namespace":
+            calls.unshare(calls.CLONE_NEWUSER | calls.CLONE_NEWNS)
+            os.write(ready, b"namespace\n")
+            os.kill(os.getpid(), signal.SIGSTOP)
+            process.become(0, 0)
+        if self._caller == "user":
+            process.become(USER, GROUP)
+        os.umask(0o022)
+        branches = [getattr(self.layout, name) for name in self.kind.spread]
+        for case, tree in cases.items():
+            here = [os.path.join(branch, case) for branch in branches]
+            for path in here:
+                os.mkdir(path)
+            trees.build(here, tree)
+            for path in here:
+                os.chmod(path, 0o777)
+        lowers = [getattr(self.layout, name) for name in self.kind.lowers]
+        with self.kind.mount(self.layout, lowers) as root:
+            os.write(ready, f"mounted {os.stat(root).st_dev} {root}\n".encode())
+            os.read(leash, 1)
+
+    def _abort(self) -> None:
+        """Free whoever is stuck in a request that a FUSE daemon does not answer."""
+        path = f"/proc/{self._keeper}/root/sys/fs/fuse/connections/{os.minor(self.device)}/abort"
+        with contextlib.suppress(FileNotFoundError), open(path, "w") as file:
+            file.write("1")
+
+
+def _private_mounts(scratch: str) -> None:
+    """A mount namespace in which everybody may open /dev/fuse and connections can be aborted."""
+    calls.unshare(calls.CLONE_NEWNS)
+    calls.mount("none", "/", "none", calls.MS_REC | calls.MS_PRIVATE)
+    if os.path.exists("/dev/fuse"):
+        calls.mount("fusectl", "/sys/fs/fuse/connections", "fusectl")
+        calls.mount("dev", scratch, "tmpfs")
+        node = os.path.join(scratch, "fuse")
+        os.mknod(node, 0o20666, os.makedev(10, 229))
+        os.chmod(node, 0o666)
+        calls.mount(node, "/dev/fuse", "none", calls.MS_BIND)
+        calls.umount(scratch, 2)  # MNT_DETACH: the bind mount keeps it alive

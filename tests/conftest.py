@@ -1,0 +1,306 @@
+"""What holds for every test: nothing is left behind, nothing unexpected is logged.
+
+All temporary directories of a run are below one directory of its own (TMPDIR), which every
+user can reach.  What a test leaves running or mounted is recognised by that path, so that runs
+side by side do not see each other.
+"""
+
+import logging
+import os
+import pwd
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+pytest.register_assert_rewrite("tests.mounted.harness")
+
+from tests.mounted.harness import detach, mounts_below, watchdog  # noqa: E402
+
+_base = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run its directory, on a filesystem that can be a branch of any kind."""
+    parent = os.environ.get("UNIONFS_TEST_DIR") or tempfile.gettempdir()
+    if _filesystem(parent) in ("tmpfs", "overlay"):
+        parent = "/var/tmp"
+    base = Path(tempfile.mkdtemp(prefix="unionfs-", dir=parent))
+    base.chmod(0o1777)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(base)
+    config.stash[_base] = base
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    base = config.stash.get(_base, None)
+    if base is not None:
+        clean_up(base)
+        # Not shutil.rmtree: it gives up at trees deeper than the descriptors it may hold.
+        subprocess.run(["rm", "-rf", base], check=True)
+
+
+def _filesystem(path: str) -> str:
+    command = ["stat", "--file-system", "--format=%T", path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+# --- nothing is left behind ---
+
+
+def processes_about(directory: Path) -> set[int]:
+    """Processes, other than this one and those above it, whose arguments name `directory`."""
+    found = set()
+    needle = os.fsencode(directory)
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                arguments = Path("/proc", entry, "cmdline").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if needle in arguments:
+                found.add(int(entry))
+    return found - {os.getpid(), os.getppid()}
+
+
+def loop_devices_in(directory: Path) -> list[str]:
+    found = []
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            file = backing.read_text(errors="surrogateescape")
+        except OSError:
+            continue  # detached between the listing and the reading
+        if file.startswith(f"{directory}/"):
+            found.append(f"/dev/{backing.parts[3]}")
+    return found
+
+
+def leftovers(directory: Path) -> set[str]:
+    return {
+        *(f"mount {point}" for point, _, _ in mounts_below(directory)),
+        *(f"process {pid}" for pid in processes_about(directory)),
+        *(f"loop device {device}" for device in loop_devices_in(directory)),
+    }
+
+
+def clean_up(directory: Path) -> None:
+    """Take away mounts and loop devices below `directory`."""
+    for point, _, _ in reversed(mounts_below(directory)):
+        if os.geteuid() == 0:
+            detach(point)
+        else:
+            subprocess.run(["fusermount3", "-uz", point], check=True)
+    for device in loop_devices_in(directory):
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No mount, daemon or loop device that was not there before outlives the test.
+
+    What fixtures of a wider scope hold was there before.
+    """
+    base = request.config.stash[_base]
+    before = leftovers(base)
+    yield
+    # A daemon ends a moment after its mount is gone; that is not the test's fault.
+    deadline = time.monotonic() + 15
+    while (left := leftovers(base) - before) and time.monotonic() < deadline:
+        if not any(item.startswith("process") for item in left):
+            break
+        time.sleep(0.02)
+    if left:
+        for point, _, _ in reversed(mounts_below(base)):
+            if f"mount {point}" in left:
+                clean_up(point)
+        pytest.fail(f"left behind: {', '.join(sorted(left))}")
+
+
+# --- nothing unexpected is logged ---
+
+
+class LogWatch(logging.Handler):
+    """Collects what the package logs at level WARNING and above."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[str] = []
+        self.expected: list[re.Pattern[str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(f"{record.levelname} {record.name}: {record.getMessage()}")
+
+    def expect(self, pattern: str) -> None:
+        """Records that contain this pattern are what the test wants; one at least must come."""
+        self.expected.append(re.compile(pattern))
+
+    def problems(self) -> list[str]:
+        unexpected = [
+            record
+            for record in self.records
+            if not any(pattern.search(record) for pattern in self.expected)
+        ]
+        missing = [
+            f"no record matches {pattern.pattern!r}"
+            for pattern in self.expected
+            if not any(pattern.search(record) for record in self.records)
+        ]
+        return unexpected + missing
+
+
+@pytest.fixture(autouse=True)
+def log_watch() -> Iterator[LogWatch]:
+    """A test fails on a log record it did not announce with `log_watch.expect(pattern)`."""
+    watch = LogWatch()
+    logger = logging.getLogger("unionfs")
+    logger.addHandler(watch)
+    yield watch
+    logger.removeHandler(watch)
+    if problems := watch.problems():
+        pytest.fail("log: " + "; ".join(problems))
+
+
+# --- other users ---
+
+
+class OrdinaryUser:
+    """Runs commands as somebody without any privilege, who may use /dev/fuse."""
+
+    def __init__(self, uid: int, gid: int, home: Path) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.home = home  #: a directory of the user's own, the working directory of commands
+
+    def run(
+        self,
+        *command: str | os.PathLike[str],
+        environment: Mapping[str, str] | None = None,
+        check: bool = False,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command and return what it printed."""
+        mine = os.geteuid() == self.uid
+        return subprocess.run(
+            command,
+            user=None if mine else self.uid,
+            group=None if mine else self.gid,
+            extra_groups=None if mine else [],
+            cwd=self.home,
+            env={
+                "HOME": str(self.home),
+                "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+                "TMPDIR": str(self.home),
+                "LC_ALL": "C.UTF-8",
+                **(environment or {}),
+            },
+            capture_output=True,
+            text=True,
+            check=check,
+            timeout=timeout,
+        )
+
+    def python(self, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Python code that may import the package."""
+        package = str(Path(__file__).parent.parent)
+        return self.run(sys.executable, "-c", code, *arguments, environment={"PYTHONPATH": package})
+
+
+@pytest.fixture(scope="session")
+def _open_device() -> Iterator[None]:
+    """/dev/fuse as udev makes it (0666) where a container or a bare machine has it closed."""
+    device = Path("/dev/fuse")
+    if os.geteuid() != 0 or not device.exists():
+        yield
+        return
+    mode = device.stat().st_mode & 0o7777
+    device.chmod(0o666)
+    yield
+    device.chmod(mode)
+
+
+@pytest.fixture
+def ordinary_user(_open_device: None) -> Iterator[OrdinaryUser]:
+    """Somebody without privileges: this user, or nobody when root runs the tests."""
+    if os.geteuid() == 0:
+        entry = pwd.getpwnam("nobody")
+        uid, gid = entry.pw_uid, entry.pw_gid
+    else:
+        uid, gid = os.geteuid(), os.getegid()
+    home = Path(tempfile.mkdtemp(prefix="home-"))
+    os.chown(home, uid, gid)
+    user = OrdinaryUser(uid, gid, home)
+    try:
+        try:
+            reachable = user.python("import json, unionfs.errors").returncode == 0
+        except PermissionError:
+            reachable = False
+        if not reachable:
+            pytest.skip(
+                f"other users may not enter the directory of {sys.executable} or of this file"
+            )
+        yield user
+    finally:
+        subprocess.run(["rm", "-rf", home], check=True)
+
+
+# --- directories to mount ---
+
+
+class Directories:
+    """Empty directories for one union, below `base`, reachable for every user."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.lower, self.lower2, self.upper, self.work, self.mountpoint = (
+            base / name for name in ("lower", "lower2", "upper", "work", "mnt")
+        )
+        for path in (self.lower, self.lower2, self.upper, self.work, self.mountpoint):
+            path.mkdir()
+
+    def give_to(self, user: OrdinaryUser) -> None:
+        """Let an ordinary user own all of them, with their content."""
+        subprocess.run(["chown", "-hR", f"{user.uid}:{user.gid}", self.base], check=True)
+
+
+@pytest.fixture
+def branches() -> Iterator[Directories]:
+    """Directories for one union; they and what is mounted there are gone after the test.
+
+    What hangs on a mount there is ended after 60 seconds by aborting its connection.
+    """
+    base = Path(tempfile.mkdtemp(prefix="branches-"))
+    base.chmod(0o755)
+    try:
+        with watchdog(base, 60):
+            yield Directories(base)
+    finally:
+        clean_up(base)
+        subprocess.run(["rm", "-rf", base], check=True)
+
+
+@pytest.fixture
+def mounted(branches: Directories) -> Iterator[Callable[..., Path]]:
+    """Mounts `branches` (two lowers under an upper) and unmounts them after the test.
+
+    Keyword arguments are those of `unionfs.mount`.
+    """
+    import unionfs
+
+    sessions = []
+
+    def mount(**options: object) -> Path:
+        lowers = [branches.lower, branches.lower2]
+        session = unionfs.mount(lowers, branches.upper, branches.mountpoint, **options)
+        session.__enter__()
+        sessions.append(session)
+        return branches.mountpoint
+
+    try:
+        yield mount
+    finally:
+        for session in reversed(sessions):
+            session.__exit__(None, None, None)

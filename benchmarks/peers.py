@@ -1,0 +1,248 @@
+"""The filesystems that are compared: how each is mounted, unmounted, and who serves it.
+
+A peer is a name and the command that mounts it. Whether it works here is learnt by mounting it
+once (`unavailable`), which also finds a missing kernel module, privilege or option.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+MOUNT_TIMEOUT = 30.0
+UNMOUNT_TIMEOUT = 30.0
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+class PeerError(Exception):
+    """A peer could not be mounted or unmounted; the message is what it said."""
+
+
+class Branches(NamedTuple):
+    """The directories of one mount. ``lowers[0]`` is the topmost lower branch."""
+
+    lowers: tuple[Path, ...]
+    upper: Path
+    work: Path
+    mount_point: Path
+
+
+@dataclass(frozen=True)
+class Peer:
+    name: str
+    command: Callable[[Branches], list[str]] | None
+    """The command line that mounts; it runs in the directory above the lowers. None: no union,
+    the workload gets a plain directory with the same content."""
+    copies_up: bool = True
+    """Can change and remove what is in a lower branch."""
+
+
+@dataclass
+class Mounted:
+    """A mounted peer."""
+
+    path: Path
+    servers: list[int]
+    """The processes that serve it; none for a plain directory and a kernel filesystem."""
+    seconds: float
+    """From starting the mount command until the mount had answered its first question."""
+
+    def private_memory(self) -> int:
+        """Private memory of all serving processes and their descendants, in bytes.
+
+        Private_Clean + Private_Dirty of /proc/PID/smaps_rollup: what would be free again if the
+        processes ended.
+        """
+        total = 0
+        for pid in self.processes():
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith(("Private_Clean:", "Private_Dirty:")):
+                    total += int(line.split()[1]) * 1024
+        return total
+
+    def cpus(self) -> set[int]:
+        """The CPUs the serving threads may run on: a server may have pinned itself."""
+        allowed: set[int] = set()
+        for pid in self.processes():
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with suppress(ProcessLookupError):  # ended meanwhile
+                    allowed |= os.sched_getaffinity(int(task))
+        return allowed
+
+    def processes(self) -> list[int]:
+        found = list(self.servers)
+        for pid in found:
+            found.extend(_children(pid))
+        return found
+
+
+def _overlayfs(*options: str) -> Callable[[Branches], list[str]]:
+    def command(branches: Branches) -> list[str]:
+        # mount(2) takes one page of options; names relative to the directory above the
+        # lowers make room for hundreds of branches.
+        above = branches.lowers[0].parent
+        lowers = ":".join(os.path.relpath(lower, above) for lower in branches.lowers)
+        text = f"lowerdir={lowers},upperdir={branches.upper},workdir={branches.work}"
+        text = ",".join([text, *options])
+        return ["mount", "-t", "overlay", "overlay", "-o", text, str(branches.mount_point)]
+
+    return command
+
+
+def _fuse_overlayfs(branches: Branches) -> list[str]:
+    lowers = ":".join(map(str, branches.lowers))
+    text = f"lowerdir={lowers},upperdir={branches.upper},workdir={branches.work}"
+    return ["fuse-overlayfs", "-o", text, str(branches.mount_point)]
+
+
+def _unionfs_fuse(branches: Branches) -> list[str]:
+    text = ":".join([f"{branches.upper}=RW", *(f"{lower}=RO" for lower in branches.lowers)])
+    return ["unionfs-fuse", "-o", "cow", text, str(branches.mount_point)]
+
+
+def _mergerfs(branches: Branches) -> list[str]:
+    # "epff", the default, creates only where the parent directory is; minfreespace (default 4G)
+    # would refuse to create on a smaller disk.
+    text = ":".join([f"{branches.upper}=RW", *(f"{lower}=NC" for lower in branches.lowers)])
+    options = "category.create=ff,minfreespace=0,use_ino,cache.files=auto-full"
+    return ["mergerfs", "-o", options, text, str(branches.mount_point)]
+
+
+def _unionfs(*options: str) -> Callable[[Branches], list[str]]:
+    def command(branches: Branches) -> list[str]:
+        script = Path(sys.executable).with_name("unionfs-mount")
+        prefix = [str(script)] if script.exists() else [sys.executable, "-m", "unionfs", "mount"]
+        lowers = ":".join(map(str, branches.lowers))
+        directories = [lowers, str(branches.upper), str(branches.mount_point)]
+        return prefix + directories + (["-o", ",".join(options)] if options else [])
+
+    return command
+
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer("plain", None),
+        Peer("overlayfs", _overlayfs()),
+        Peer("overlayfs-volatile", _overlayfs("volatile")),
+        Peer("fuse-overlayfs", _fuse_overlayfs),
+        Peer("unionfs-fuse", _unionfs_fuse),
+        Peer("mergerfs", _mergerfs, copies_up=False),
+        Peer("unionfs", _unionfs()),
+        Peer("unionfs-volatile", _unionfs("volatile")),
+        Peer("unionfs-passthrough", _unionfs("io=passthrough")),
+    )
+}
+
+
+def mount(peer: Peer, branches: Branches) -> Mounted:
+    """Mount ``peer`` over empty ``upper``, ``work`` and ``mount_point``, which are created.
+
+    The caller's CPU affinity is inherited by the servers. Raises PeerError with what the command
+    said when it fails.
+    """
+    assert peer.command is not None
+    _adopt_orphans()
+    for directory in (branches.upper, branches.work, branches.mount_point):
+        directory.mkdir(parents=True)
+    before = set(_children(os.getpid()))
+    # A file, not a pipe: a server that keeps its descriptors would hold a pipe open for ever.
+    with tempfile.TemporaryFile() as said:
+        started = time.perf_counter()
+        try:
+            status = subprocess.run(
+                peer.command(branches),
+                cwd=branches.lowers[0].parent,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                timeout=MOUNT_TIMEOUT,
+            ).returncode
+        except (OSError, subprocess.TimeoutExpired) as error:
+            _end(_new_children(before))
+            raise PeerError(str(error)) from error
+        if status == 0:
+            os.listdir(branches.mount_point)
+        seconds = time.perf_counter() - started
+        mounted = Mounted(branches.mount_point, _new_children(before), seconds)
+        if status != 0 or not os.path.ismount(branches.mount_point):
+            _end(mounted.servers)
+            said.seek(0)
+            text = said.read().decode(errors="replace").strip()
+            raise PeerError(text or f"exit status {status} and nothing mounted")
+    return mounted
+
+
+def unmount(mounted: Mounted) -> None:
+    """Unmount and wait until the servers have ended; what will not end is killed.
+
+    Raises PeerError if force was needed: such a peer's numbers are not to be trusted.
+    """
+    command = ["umount"] if os.geteuid() == 0 else ["fusermount3", "-u"]
+    refused = subprocess.run([*command, str(mounted.path)], capture_output=True, text=True)
+    if refused.returncode != 0:
+        lazily = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
+        subprocess.run([*lazily, str(mounted.path)], check=False)
+        _end(mounted.servers)
+        raise PeerError(refused.stderr.strip())
+    deadline = time.monotonic() + UNMOUNT_TIMEOUT
+    while running := [pid for pid in mounted.servers if os.waitpid(pid, os.WNOHANG)[0] == 0]:
+        mounted.servers = running
+        if time.monotonic() > deadline:
+            _end(running)
+            raise PeerError(f"still running {UNMOUNT_TIMEOUT:.0f} s after the unmount")
+        time.sleep(0.005)
+
+
+def unavailable(peer: Peer, directory: Path) -> str | None:
+    """Mount ``peer`` once below ``directory``, a new one: None, or why it cannot take part."""
+    if peer.command is None:
+        return None
+    lower = directory / "lower"
+    lower.mkdir(parents=True)
+    names = (directory / name for name in ("upper", "work", "mnt"))
+    try:
+        unmount(mount(peer, Branches((lower,), *names)))
+    except PeerError as error:
+        return str(error)
+    return None
+
+
+def _adopt_orphans() -> None:
+    """Make servers that detach our children, so that they can be found and waited for."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            found.extend(map(int, (task / "children").read_text().split()))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # the thread ended meanwhile; unionfs-fuse starts and ends them all the time
+    return found
+
+
+def _new_children(before: set[int]) -> list[int]:
+    """Our children that are not in ``before`` and still run; the ended ones are reaped."""
+    new = (pid for pid in _children(os.getpid()) if pid not in before)
+    return [pid for pid in new if os.waitpid(pid, os.WNOHANG)[0] == 0]
+
+
+def _end(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)

@@ -1,0 +1,98 @@
+"""The pictures; matplotlib is needed for nothing else (optional extra ``bench``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.report import PLACEMENTS
+from benchmarks.results import Key, Results
+from benchmarks.targets import KERNEL
+
+MARKERS = "osD^vP*Xhp"
+
+
+def draw(results: Results, directory: Path) -> list[str]:
+    """Write ``comparison.svg`` and ``scaling.svg``, as far as there is something to show.
+
+    Returns their names. Raises ImportError without matplotlib.
+    """
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.hashsalt": "unionfs", "font.size": 9})
+    written = []
+    if results.rows(scaling=False) and KERNEL in results.peers:
+        _comparison(results, directory / "comparison.svg")
+        written.append("comparison.svg")
+    if results.rows(scaling=True):
+        _scaling(results, directory / "scaling.svg")
+        written.append("scaling.svg")
+    return written
+
+
+def _comparison(results: Results, path: Path) -> None:
+    """One line for each workload, one mark for each peer: its cost against kernel overlayfs."""
+    from matplotlib import pyplot
+
+    rows = results.rows(scaling=False)
+    figure, panels = pyplot.subplots(
+        1,
+        len(results.placements),
+        sharey=True,
+        squeeze=False,
+        figsize=(6 * len(results.placements), 1.5 + 0.24 * len(rows)),
+        layout="constrained",
+    )
+    for panel, placement in zip(panels[0], results.placements, strict=True):
+        for number, peer in enumerate(results.peers):
+            costs = [results.cost(row, placement, peer, KERNEL) for row in rows]
+            shown = [(cost, place) for place, cost in enumerate(costs) if cost is not None]
+            if shown and peer != KERNEL:
+                panel.scatter(
+                    *zip(*shown, strict=True), label=peer, marker=MARKERS[number % 10], s=26
+                )
+        panel.axvline(1, color="black", linewidth=0.8)
+        panel.set_xscale("log")
+        panel.grid(alpha=0.3)
+        panel.set_title(PLACEMENTS[placement])
+        panel.set_xlabel("cost as a multiple of kernel overlayfs")
+    panels[0][0].set_yticks(range(len(rows)), rows)
+    panels[0][0].invert_yaxis()
+    panels[0][-1].legend(fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _scaling(results: Results, path: Path) -> None:
+    """A panel for each series and placement, a line for each peer."""
+    from matplotlib import pyplot
+
+    rows = results.rows(scaling=True)
+    figure, panels = pyplot.subplots(
+        len(rows),
+        len(results.placements),
+        squeeze=False,
+        figsize=(5 * len(results.placements), 3 * len(rows)),
+        layout="constrained",
+    )
+    for row, line in zip(rows, panels, strict=True):
+        points = sorted(
+            {key.at for key in results.samples if key.row == row and key.at is not None}
+        )
+        for placement, panel in zip(results.placements, line, strict=True):
+            for number, peer in enumerate(results.peers):
+                keys = [Key(row, at, placement, peer) for at in points]
+                known = [key for key in keys if key in results.medians]
+                if known:
+                    values = [results.medians[key].value for key in known]
+                    at = [key.at for key in known]
+                    panel.plot(at, values, label=peer, marker=MARKERS[number % 10], markersize=4)
+            panel.set_xscale("log")
+            panel.set_yscale("log")
+            panel.grid(alpha=0.3)
+            panel.set_title(f"{row}; {PLACEMENTS[placement]}", fontsize=8)
+            panel.set_xlabel(row.rpartition("by ")[2])
+            panel.set_ylabel(results.units[row])
+    panels[0][0].legend(fontsize=7)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)

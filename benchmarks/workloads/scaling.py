@@ -1,0 +1,62 @@
+"""How the cost of one operation grows: the points of the scaling plots."""
+
+from __future__ import annotations
+
+from benchmarks.session import Session
+from benchmarks.workloads import clients
+from benchmarks.workloads.registry import Sample, Samples, workload
+
+
+@workload("scaling-layers", scaling=True)
+def by_layers(session: Session) -> Samples:
+    for count in session.scale.scaling_layers:
+        stack = session.fixtures.layers(count)
+        for row, function, names in (
+            ("look-up, by layers", clients.lstat_all, stack.files),
+            ("missing name, by layers", clients.find_none, stack.missing),
+        ):
+            with session.mounted(stack) as mounted:
+                session.chill()
+                seconds = session.client(mounted, function, names)
+                yield Sample(row, seconds / len(names), "s", count)
+
+
+@workload("scaling-files", scaling=True, tools=("find",))
+def by_files(session: Session) -> Samples:
+    """A cold walk over ever more files, and what the nodes it leaves behind cost."""
+    for count in session.scale.scaling_files:
+        stack = session.fixtures.empty_files(count)
+        with session.mounted(stack) as mounted:
+            session.chill()
+            seconds = session.command(mounted, "find", ".", "-ls")
+            yield Sample("find -ls for each file, by files", seconds / count, "s", count)
+            if mounted.servers:
+                memory = mounted.private_memory()
+                yield Sample("private memory, by nodes", memory, "B", count)
+
+
+@workload("scaling-directory", scaling=True)
+def by_directory_size(session: Session) -> Samples:
+    for count in session.scale.scaling_directory:
+        stack = session.fixtures.flat(count)
+        with session.mounted(stack) as mounted:
+            session.chill()
+            seconds = session.client(mounted, clients.list_directory, "flat", count)
+            yield Sample("listing for each name, by directory size", seconds / count, "s", count)
+        with session.mounted(stack) as mounted:
+            session.chill()
+            names = stack.files[:: max(1, count // 1000)]
+            seconds = session.client(mounted, clients.lstat_all, names)
+            yield Sample("look-up, by directory size", seconds / len(names), "s", count)
+
+
+@workload("scaling-clients", scaling=True)
+def by_clients(session: Session) -> Samples:
+    """Cold reading of small files, each client its own share; all clients on the client's CPU."""
+    tree = session.fixtures.tree
+    for count in session.scale.scaling_clients:
+        with session.mounted(tree) as mounted:
+            session.chill()
+            shares = [(tree.files[number::count],) for number in range(count)]
+            seconds = session.clients(mounted, clients.open_all, shares)
+            yield Sample("open+close, by clients", len(tree.files) / seconds, "op/s", count)

@@ -210,3 +210,10 @@ class NotAMount(UnionfsError):
 
     message = "{path} is not on a mounted union: give a path below a unionfs mount point"
     exit_code = 50
+
+
+class PathUnusable(UnionfsError):
+    """A path that a command was given cannot be looked at."""
+
+    message = "{path}: {reason}"
+    exit_code = 51

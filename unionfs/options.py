@@ -133,7 +133,7 @@ class MountOptions(NamedTuple):
     volatile: bool = False  #: never flush to disk
     submounts: bool = False  #: follow mounts inside branches
     writeback: bool = False  #: let the kernel collect writes
-    timeout: float = 86400.0  #: seconds the kernel may keep names and attributes
+    timeout: float = 1e9  #: seconds the kernel may keep names and attributes
     threads: int = 0  #: serving threads; 0: as many as suit the machine
     allow_other: bool | None = None  #: None: as far as the mounting user may
     flags: tuple[str, ...] = ()  #: keys of KERNEL_FLAGS in effect
@@ -243,7 +243,7 @@ class _Reader:
         self.volatile = False
         self.submounts = False
         self.writeback = False
-        self.timeout = 86400.0
+        self.timeout = 1e9
         self.threads = 0
         self.allow_other: bool | None = None
         self.flags: dict[str, None] = {}  # an ordered set

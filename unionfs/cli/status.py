@@ -1,0 +1,69 @@
+"""unionfs-status: what a mount has done, and what it holds."""
+
+import json
+from argparse import ArgumentParser
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, cast
+
+from unionfs.cli import run
+from unionfs.cli.attributes import read
+from unionfs.xattrs import STATUS
+
+PROGRAM = "unionfs-status"
+
+
+class Counter(NamedTuple):
+    """One kind of request on one plane."""
+
+    operation: str
+    plane: str
+    requests: int
+    errors: int
+    ns: int
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return run(PROGRAM, command, argv)
+
+
+def command(argv: Sequence[str]) -> int:
+    parser = ArgumentParser(
+        prog=PROGRAM,
+        description="Print the counters of a mounted union: per operation and plane, and what it "
+        "holds in memory.",
+    )
+    parser.add_argument("--json", action="store_true", help="print them as one JSON object")
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT")
+    arguments = parser.parse_args(argv)
+    text = read(arguments.mountpoint, STATUS)
+    if arguments.json:
+        print(text)
+        return 0
+    status = cast(dict[str, object], json.loads(text))
+    requests = cast(Mapping[str, Mapping[str, Mapping[str, int]]], status.pop("requests"))
+    for line in render(status, counters(requests)):
+        print(line)
+    return 0
+
+
+def counters(requests: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[Counter]:
+    """The counters as a list, the most frequent operation first."""
+    flat = [
+        Counter(operation, plane, numbers["count"], numbers["errors"], numbers["ns"])
+        for operation, planes in requests.items()
+        for plane, numbers in planes.items()
+    ]
+    return sorted(flat, key=lambda counter: counter.requests, reverse=True)
+
+
+def render(totals: Mapping[str, object], requests: Iterable[Counter]) -> Iterable[str]:
+    """Lines of text: the totals, then a table of requests."""
+    width = max(map(len, totals), default=0)
+    for name, value in totals.items():
+        yield f"{name.replace('_', ' '):{width}}  {value:>14}"
+    yield ""
+    yield f"{'operation':20} {'plane':6} {'requests':>12} {'errors':>10} {'mean us':>10}"
+    for one in requests:
+        mean = one.ns / one.requests / 1000
+        yield f"{one.operation:20} {one.plane:6} {one.requests:12} {one.errors:10} {mean:10.1f}"

@@ -1,0 +1,167 @@
+# cython: language_level=3
+"""The layout of everything the wire shares between its threads.
+
+`Channel` is one mount as the wire sees it, `Call` a request while a thread works on it,
+`Request` the copy of one that outlives the thread that read it.
+
+Locks, in the order in which they may be taken:
+
+1. `Relay.mutex`: every `Preparation`, the requests that wait for one, `Channel.closing`.
+2. `Pool.mutex`: the queue of one pool.
+3. `Channel.mutex`: the number of readers.
+
+None is held while a `tree_*` function runs, but `tree_pin` and `tree_unpin`, nor while anything
+is written to the channel or to the pair.
+"""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from unionfs._nodes cimport Table
+from unionfs._sys cimport Cond, Mutex
+from unionfs._tree cimport Op
+from unionfs._wire cimport OPCODES_END, InHeader
+
+cdef extern from *:
+    """
+    #ifndef UNIONFS_ATOMIC_H
+    #define UNIONFS_ATOMIC_H
+    #include <pthread.h>
+    #include <stdint.h>
+    static inline void atomic_add(uint64_t *counter, uint64_t n) {
+        __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+    }
+    static inline uint64_t atomic_get(const uint64_t *counter) {
+        return __atomic_load_n(counter, __ATOMIC_RELAXED);
+    }
+    #endif
+    """
+    ctypedef struct Thread "pthread_t":
+        pass
+    Thread thread_self "pthread_self"() noexcept nogil
+    int thread_kill "pthread_kill"(Thread thread, int number) noexcept nogil
+    void atomic_add(uint64_t *counter, uint64_t n) noexcept nogil
+    uint64_t atomic_get(const uint64_t *counter) noexcept nogil
+
+# Which road a request took.
+cdef enum Plane:
+    FAST = 0        # on the thread that read it
+    POOL = 1        # on the pool
+    SLOW = 2        # on the pool, after the slow path had prepared it
+    PLANES = 3
+
+cdef enum:
+    MAX_READERS = 4
+    MAX_WRITE = 1 << 20
+    REQUEST_CAPACITY = MAX_WRITE + 4096     # what the kernel wants to be able to send
+    REPLY_CAPACITY = MAX_WRITE + 4096
+
+# What a handler returns: the length of the reply, -errno, or one of these.
+cdef enum:
+    RESULT_WAIT = -0x10001      # run it again where it may wait
+    RESULT_PREPARE = -0x10002   # run it again after the slow path has prepared what Op says
+    RESULT_SILENT = -0x10003    # the kernel expects no reply
+
+cdef struct Counter:
+    uint64_t count
+    uint64_t errors
+    uint64_t ns             # from reading the request to replying, parked time included
+
+cdef struct Request:
+    Request *next
+    Channel *channel
+    uint64_t arrived        # CLOCK_MONOTONIC
+    int prepared            # rounds through the slow path
+    int pins
+    uint64_t pinned[2]      # the nodes it names
+    size_t size
+    char bytes[8]           # `size` bytes as they were read
+
+cdef struct Pool:
+    Mutex mutex
+    Cond changed            # a request was queued, a thread ended, or the pool is to end
+    Request *first
+    Request *last
+    int queued
+    int threads
+    int idle
+    bint stopping
+
+# One thing the slow path is asked to make ready, and who waits for it.
+cdef struct Preparation:
+    Preparation *next
+    Channel *channel
+    uint64_t id             # the `unique` of the request on the pair
+    uint64_t node
+    int kind                # a Prepare
+    bint sent
+    Request *waiting
+
+cdef struct Relay:
+    Mutex mutex
+    Cond changed
+    Preparation *first      # all of them, the oldest first
+    uint64_t last_id
+    int fd                  # our end of the pair; -1 while no slow path runs
+    int in_flight           # preparations sent and not answered
+    bint receiving          # the thread that reads the answers runs
+    bint closed
+
+cdef struct Channel:
+    int fd
+    int done_fd             # an eventfd, readable when the last reader has ended
+    Table *table
+    Relay *relay
+    uint32_t number         # which mount of this process, on the pair
+    # settings
+    bint keep_open
+    bint writeback
+    bint debug
+    uint64_t timeout_s
+    uint32_t timeout_ns
+    # negotiated
+    bint initialised
+    bint setxattr_ext
+    # who is told host paths, and which
+    uint32_t owner
+    uint64_t root_dev
+    uint64_t root_ino
+    int branches
+    char **branch_paths
+    # threads
+    Mutex mutex
+    Cond changed
+    int readers
+    bint stopping
+    bint closing            # nothing may be parked any more
+    int preparations        # asked for by this mount and not done with
+    bint reading[MAX_READERS]
+    Thread reader_threads[MAX_READERS]
+    Pool pool
+    void (*run)(Request *request, char *reply) noexcept nogil
+    # counters, changed atomically
+    Counter counters[OPCODES_END][PLANES]
+    uint64_t parked
+    uint64_t refused        # replies the kernel would not take
+    uint64_t malformed      # requests too short to be answered
+
+cdef struct Call:
+    Channel *channel
+    const InHeader *header
+    const char *body
+    size_t size             # of the body
+    char *reply
+    size_t capacity         # of the reply
+    Op op
+    Plane plane
+    uint64_t arrived
+    const char *name        # the first name in the request, for the debug log
+    size_t name_length
+
+cdef int channel_reply(Channel *channel, uint64_t unique, int error, const void *data,
+                       size_t size) noexcept nogil
+cdef void account(Channel *channel, const InHeader *header, Plane plane, uint64_t arrived,
+                  const char *name, size_t name_length, int64_t result) noexcept nogil
+cdef Request *request_keep(const Call *call, int other, int *error) noexcept nogil
+cdef void request_finish(Request *request, int error) noexcept nogil
+cdef void request_free(Request *request) noexcept nogil
+cdef const char *opcode_name(uint32_t opcode) noexcept nogil
+cdef void name_opcode(uint32_t opcode, const char *name) noexcept nogil

@@ -1,0 +1,19 @@
+"""The system calls of mounting, which the module os does not have.
+
+Each releases the GIL: unmounting waits for answers of the very mount that goes.  Each raises
+OSError.
+"""
+
+from typing import Final
+
+MNT_DETACH: Final = 2
+UMOUNT_NOFOLLOW: Final = 8
+
+def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
+    """mount(2)."""
+
+def umount(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+
+def syncfs(fd: int) -> None:
+    """syncfs(2)."""

@@ -1,0 +1,56 @@
+# cython: language_level=3
+"""The system calls of mounting, which the module os does not have."""
+import os
+
+cdef extern from "<errno.h>" nogil:
+    int errno
+
+cdef extern from "<sys/mount.h>" nogil:
+    int c_mount "mount"(const char *source, const char *target, const char *kind,
+                        unsigned long flags, const void *data)
+    int c_umount "umount2"(const char *target, int flags)
+
+cdef extern from "<unistd.h>" nogil:
+    int c_syncfs "syncfs"(int fd)
+
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+
+cdef check(int result, int error, str path):
+    if result < 0:
+        raise OSError(error, os.strerror(error), path)
+
+
+def mount(str source, str target, str kind, unsigned long flags, str data):
+    cdef bytes c_source = os.fsencode(source)
+    cdef bytes c_target = os.fsencode(target)
+    cdef bytes c_kind = os.fsencode(kind)
+    cdef bytes c_data = os.fsencode(data)
+    cdef const char *source_p = c_source
+    cdef const char *target_p = c_target
+    cdef const char *kind_p = c_kind
+    cdef const char *data_p = c_data
+    cdef int result, error
+    with nogil:
+        result = c_mount(source_p, target_p, kind_p, flags, data_p)
+        error = errno
+    check(result, error, target)
+
+
+def umount(str target, int flags=0):
+    cdef bytes c_target = os.fsencode(target)
+    cdef const char *target_p = c_target
+    cdef int result, error
+    with nogil:
+        result = c_umount(target_p, flags)
+        error = errno
+    check(result, error, target)
+
+
+def syncfs(int fd):
+    cdef int result, error
+    with nogil:
+        result = c_syncfs(fd)
+        error = errno
+    check(result, error, None)

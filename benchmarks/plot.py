@@ -48,9 +48,7 @@ def _comparison(results: Results, path: Path) -> None:
             costs = [results.cost(row, placement, peer, KERNEL) for row in rows]
             shown = [(cost, place) for place, cost in enumerate(costs) if cost is not None]
             if shown and peer != KERNEL:
-                panel.scatter(
-                    *zip(*shown, strict=True), label=peer, marker=MARKERS[number % 10], s=26
-                )
+                panel.scatter(*zip(*shown, strict=True), s=26, **_style(number, peer))
         panel.axvline(1, color="black", linewidth=0.8)
         panel.set_xscale("log")
         panel.grid(alpha=0.3)
@@ -61,6 +59,11 @@ def _comparison(results: Results, path: Path) -> None:
     panels[0][-1].legend(fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
+
+
+def _style(number: int, peer: str) -> dict[str, str]:
+    """A peer looks the same in every panel."""
+    return {"label": peer, "marker": MARKERS[number % len(MARKERS)], "color": f"C{number % 10}"}
 
 
 def _scaling(results: Results, path: Path) -> None:
@@ -86,7 +89,7 @@ def _scaling(results: Results, path: Path) -> None:
                 if known:
                     values = [results.medians[key].value for key in known]
                     at = [key.at for key in known]
-                    panel.plot(at, values, label=peer, marker=MARKERS[number % 10], markersize=4)
+                    panel.plot(at, values, markersize=4, **_style(number, peer))
             panel.set_xscale("log")
             panel.set_yscale("log")
             panel.grid(alpha=0.3)

@@ -68,7 +68,7 @@ def as_text(results: Results) -> str:
 
 
 def as_markdown(results: Results, plots: list[str]) -> str:
-    parts = [_summary(results), ""]
+    parts = [_summary(results)]
     parts.extend(f"![{name}]({name})\n" for name in plots)
     for table in tables(results):
         ruler = ["---"] + ["---:"] * (len(table.header) - 1)

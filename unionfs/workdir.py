@@ -9,7 +9,7 @@ and clears it at mount too (fs/overlayfs/super.c, ovl_workdir_create).
 import os
 import stat
 from contextlib import suppress
-from errno import EEXIST, ENODATA, ENOENT, ENOTEMPTY, ENOTSUP, EPERM
+from errno import EEXIST, ENODATA, ENOENT, ENOTDIR, ENOTEMPTY, ENOTSUP, EPERM
 from typing import Final
 
 from unionfs.errors import FilesystemLacks, WorkdirUnusable
@@ -165,7 +165,8 @@ def _rmdir_empty(parent: int, name: str) -> bool:
 
 def _empty(scratch: int, name: str, moved: int) -> int:
     """Unlink what is in a directory, or move it up; returns the next number for a moved one."""
-    fd = _open_to_empty(scratch, name)
+    _permit(scratch, name)
+    fd = os.open(name, _OPEN_DIRECTORY, dir_fd=scratch)
     try:
         for child in os.listdir(fd):
             if _is_directory(fd, child):
@@ -177,28 +178,29 @@ def _empty(scratch: int, name: str, moved: int) -> int:
     return moved
 
 
-def _open_to_empty(parent: int, name: str) -> int:
-    """Open a directory whose mode may forbid it: copying a directory sets the mode early."""
+def _permit(parent: int, name: str) -> None:
+    """Let a directory be emptied and moved: it may have been left with any mode."""
+    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
-    except PermissionError:
-        fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        try:
-            os.chmod(f"/proc/self/fd/{fd}", 0o700)
-        finally:
-            os.close(fd)
-        return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+        os.chmod(f"/proc/self/fd/{fd}", 0o700)
+    finally:
+        os.close(fd)
 
 
 def _move_up(fd: int, child: str, scratch: int, moved: int) -> int:
     """Rename `child` into the scratch space under a name not taken; returns the next number."""
+    permitted = False
     while True:
         try:
             os.rename(child, f"moved-{moved}", src_dir_fd=fd, dst_dir_fd=scratch)
+            return moved + 1
+        except PermissionError:
+            if permitted:
+                raise
+            _permit(fd, child)  # moving a directory changes its `..`
+            permitted = True
         except OSError as error:
             # An empty directory of that name would be replaced, which does no harm here.
-            if error.errno not in (ENOTEMPTY, EEXIST):
+            if error.errno not in (ENOTEMPTY, EEXIST, ENOTDIR):
                 raise
             moved += 1
-        else:
-            return moved + 1

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -101,6 +101,19 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) ->
         time.sleep(0.005)
 
 
+def fails_with(number: int, call: Callable[[], object], note: object = "") -> None:
+    """Fail unless `call` raises OSError with this errno."""
+    try:
+        result = call()
+    except OSError as error:
+        if error.errno != number:
+            pytest.fail(f"{error} in the place of {errno.errorcode[number]} {note}")
+    else:
+        if hasattr(result, "close"):
+            result.close()
+        pytest.fail(f"nothing failed in the place of {errno.errorcode[number]} {note}")
+
+
 def gone(pid: int) -> bool:
     """Whether process `pid` has ended (a zombie has)."""
     try:
@@ -117,7 +130,9 @@ class Union:
     ``writable=False``).
     """
 
-    def __init__(self, root: Path, *, lowers: int = 1, writable: bool = True, **options: Any) -> None:
+    def __init__(
+        self, root: Path, *, lowers: int = 1, writable: bool = True, **options: Any
+    ) -> None:
         self.root = root
         self.lowers = [root / f"lower{number}" for number in range(lowers)]
         self.upper = root / "upper" if writable else None
@@ -148,9 +163,7 @@ class Union:
         else:
             import unionfs
 
-            self._session = unionfs.mount(
-                self.lowers, self.upper, self.mountpoint, **self.options
-            )
+            self._session = unionfs.mount(self.lowers, self.upper, self.mountpoint, **self.options)
             self._session.__enter__()
         return self.mountpoint
 
@@ -185,10 +198,8 @@ class Union:
     def kill(self) -> None:
         """End the daemon with SIGKILL and take the dead mount away, as after a crash."""
         pid = self.pid
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.clear_dead()
 
     def clear_dead(self) -> None:

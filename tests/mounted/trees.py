@@ -64,7 +64,9 @@ def _entry(path: str, status: os.stat_result, mtimes: bool) -> Entry:
     )
 
 
-def snapshot(root: Path, *, mtimes: bool = False, leave_out: Iterable[str] = ()) -> dict[str, Entry]:
+def snapshot(
+    root: Path, *, mtimes: bool = False, leave_out: Iterable[str] = ()
+) -> dict[str, Entry]:
     """Everything below `root`, by relative path; "." is the root itself.
 
     `leave_out` names paths (with all below them) that differ from run to run.
@@ -104,12 +106,12 @@ def differences(wanted: Mapping[str, object], found: Mapping[str, object]) -> li
     return lines
 
 
-def assert_same(
-    wanted: Mapping[str, object], found: Mapping[str, object], when: str = ""
-) -> None:
+def assert_same(wanted: Mapping[str, object], found: Mapping[str, object], when: str = "") -> None:
     """Fail with the differing paths, one a line."""
     if lines := differences(wanted, found):
-        pytest.fail("\n".join([f"the trees differ {when}".rstrip() + ":", *lines[:40]]), pytrace=False)
+        pytest.fail(
+            "\n".join([f"the trees differ {when}".rstrip() + ":", *lines[:40]]), pytrace=False
+        )
 
 
 def _is_opaque(directory: str) -> bool:

@@ -179,7 +179,9 @@ def test_rsync_brings_a_changed_tree_up_to_date(twins: Twins, place: Path) -> No
         os.utime(path, ns=(1, path.lstat().st_mtime_ns // 2), follow_symlinks=False)
 
     def job(root: Path) -> str:
-        return run("rsync", "-aHAXS", "--delete", "--itemize-changes", f"{source}/", f"{root}/", cwd=root)
+        return run(
+            "rsync", "-aHAXS", "--delete", "--itemize-changes", f"{source}/", f"{root}/", cwd=root
+        )
 
     def make(root: Path) -> None:
         make_everything(root)

@@ -10,10 +10,20 @@ import pytest
 
 from tests.mounted.harness import Union
 
-MODULES = """
-    test_os test_posix test_shutil test_tempfile test_pathlib test_mmap test_fcntl test_io
-    test_fileio test_tarfile test_zipfile test_sqlite3
-""".split()
+MODULES = [
+    "test_os",
+    "test_posix",
+    "test_shutil",
+    "test_tempfile",
+    "test_pathlib",
+    "test_mmap",
+    "test_fcntl",
+    "test_io",
+    "test_fileio",
+    "test_tarfile",
+    "test_zipfile",
+    "test_sqlite3",
+]
 
 
 def _interpreter_with_tests() -> str | None:

@@ -1,4 +1,4 @@
-"""Debian packages are unpacked, rebuilt, installed and upgraded on the mount as on a plain directory."""
+"""Debian packages: unpacked, rebuilt, installed, upgraded and removed on the mount."""
 
 import hashlib
 import os

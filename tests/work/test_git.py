@@ -32,9 +32,7 @@ IDENTITY = {
 INDEXES = ("project/.git/index", "clone/.git/index", "shared/.git/index")
 
 
-@pytest.mark.parametrize(
-    "user", [pytest.param(0, id="root"), pytest.param(1234, id="ordinary")]
-)
+@pytest.mark.parametrize("user", [pytest.param(0, id="root"), pytest.param(1234, id="ordinary")])
 @needs_root
 def test_commit_clone_gc_fsck_and_checkout(twins: Twins, user: int) -> None:
     def git(directory: Path, *words: str) -> str:

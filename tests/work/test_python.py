@@ -73,10 +73,14 @@ def test_virtual_environment(twins: Twins) -> None:
         ]
         site = next((root / "where/venv/lib").glob("python3*")) / "site-packages"
         run("cp", "-r", "package", site, cwd=root)
-        outputs.append(run(interpreter, "-c", "import package; print(package.TOTAL)", cwd=root / "where"))
+        outputs.append(
+            run(interpreter, "-c", "import package; print(package.TOTAL)", cwd=root / "where")
+        )
         run(sys.executable, "-m", "venv", "--without-pip", "--clear", "where/venv", cwd=root)
         outputs.append(
-            run(interpreter, "-c", "import package", cwd=root / "where", accept=[1]).splitlines()[-1]
+            run(interpreter, "-c", "import package", cwd=root / "where", accept=[1]).splitlines()[
+                -1
+            ]
         )
         return outputs
 

@@ -45,11 +45,14 @@ def test_wal_under_load(twins: Twins) -> None:
     def make(root: Path) -> None:
         with closing(sqlite3.connect(root / "data.db")) as database:
             database.execute("PRAGMA journal_mode = WAL")
-            database.execute("CREATE TABLE entries (writer, number, text, PRIMARY KEY (writer, number))")
+            database.execute(
+                "CREATE TABLE entries (writer, number, text, PRIMARY KEY (writer, number))"
+            )
             database.execute("CREATE TABLE counters (value)")
             database.execute("INSERT INTO counters VALUES (500)")
             database.executemany(
-                "INSERT INTO entries VALUES (?, ?, ?)", [(-1, number, "old" * 300) for number in range(500)]
+                "INSERT INTO entries VALUES (?, ?, ?)",
+                [(-1, number, "old" * 300) for number in range(500)],
             )
             database.commit()
 

@@ -31,7 +31,7 @@ def run(
     environment: dict[str, str] | None = None,
     accept: Iterable[int] = (0,),
 ) -> str:
-    """Run a command; its output, both streams. Fails with the output unless it exits as accepted."""
+    """Run a command; its output, both streams. Fails showing that unless it exits as accepted."""
     result = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,

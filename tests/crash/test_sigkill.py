@@ -1,0 +1,239 @@
+"""SIGKILL at random instants under load: each name is as before or as after its operation."""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.harness import Union, needs_root, only_unionfs
+from tests.mounted.trees import branch, build
+
+pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(240)]
+
+WORKERS = 4
+
+#: What one worker's directory holds: path -> content, None for a directory.
+State = dict[str, bytes | None]
+
+
+class Step:
+    """One system call that changes the tree, and what it makes of a state."""
+
+    def __init__(self, text: str, act: Callable[[Path], object], after: State) -> None:
+        self.text = text
+        self.act = act
+        self.after = after
+
+
+def write_at(path: Path, data: bytes, offset: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.pwrite(descriptor, data, offset)
+    finally:
+        os.close(descriptor)
+
+
+def below(state: State, directory: str) -> list[str]:
+    return [path for path in state if path.startswith(f"{directory}/")]
+
+
+def _create(chosen: random.Random, state: State, path: str) -> Step:
+    return Step(
+        f"create {path}",
+        lambda root: os.close(os.open(root / path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)),
+        state | {path: b""},
+    )
+
+
+def _mkdir(chosen: random.Random, state: State, path: str) -> Step:
+    return Step(f"mkdir {path}", lambda root: os.mkdir(root / path), state | {path: None})
+
+
+def _write(chosen: random.Random, state: State, path: str) -> Step:
+    old = state[path]
+    assert old is not None
+    offset = chosen.randrange(len(old) + 1)
+    data = bytes([chosen.randrange(256)]) * chosen.randrange(1, 4096)
+    new = old[:offset] + data + old[offset + len(data) :]
+    return Step(
+        f"write {path} {len(data)}@{offset}",
+        lambda root: write_at(root / path, data, offset),
+        state | {path: new},
+    )
+
+
+def _truncate(chosen: random.Random, state: State, path: str) -> Step:
+    old = state[path]
+    assert old is not None
+    size = chosen.choice([0, len(old) // 2, len(old) + 1000])
+    return Step(
+        f"truncate {path} {size}",
+        lambda root: os.truncate(root / path, size),
+        state | {path: old[:size].ljust(size, b"\0")},
+    )
+
+
+def _unlink(chosen: random.Random, state: State, path: str) -> Step:
+    after = {name: content for name, content in state.items() if name != path}
+    return Step(f"unlink {path}", lambda root: os.unlink(root / path), after)
+
+
+def _rmdir(chosen: random.Random, state: State, path: str) -> Step:
+    after = {name: content for name, content in state.items() if name != path}
+    return Step(f"rmdir {path}", lambda root: os.rmdir(root / path), after)
+
+
+def _rename(chosen: random.Random, state: State, path: str) -> Step | None:
+    directories = [""] + [name + "/" for name, content in state.items() if content is None]
+    target = chosen.choice(directories) + f"n{chosen.randrange(12)}"
+    if target == path or (target in state and state[target] is None):
+        return None
+    after = {name: content for name, content in state.items() if name != path}
+    after[target] = state[path]
+    return Step(
+        f"rename {path} {target}", lambda root: os.rename(root / path, root / target), after
+    )
+
+
+def random_step(chosen: random.Random, state: State) -> Step:
+    """A step that succeeds in `state`."""
+    while True:
+        kind = chosen.choice([_create, _mkdir, _write, _write, _truncate, _unlink, _rmdir, _rename])
+        if kind in (_create, _mkdir):
+            directories = [""] + [name + "/" for name, content in state.items() if content is None]
+            path = chosen.choice(directories) + f"n{chosen.randrange(12)}"
+            if path in state or path.count("/") > 3:
+                continue
+        else:
+            wanted = [
+                name
+                for name, content in state.items()
+                if (content is None and not below(state, name)) == (kind is _rmdir)
+                and (content is not None or kind is _rmdir)
+            ]
+            if not wanted:
+                continue
+            path = chosen.choice(wanted)
+        step = kind(chosen, state, path)
+        if step is not None:
+            return step
+
+
+def read_state(root: Path) -> State:
+    state: State = {}
+    for base, directories, files in os.walk(root):
+        for name in directories:
+            state[os.path.relpath(os.path.join(base, name), root)] = None
+        for name in files:
+            path = os.path.join(base, name)
+            state[os.path.relpath(path, root)] = Path(path).read_bytes()
+    return state
+
+
+class Worker(threading.Thread):
+    """Takes steps until the mount dies under it."""
+
+    def __init__(self, root: Path, state: State, seed: int) -> None:
+        super().__init__()
+        self.root = root
+        self.before = self.after = state
+        self.chosen = random.Random(seed)
+        self.last = "nothing"
+        self.steps = 0
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while True:
+                step = random_step(self.chosen, self.before)
+                self.last, self.after = step.text, step.after
+                step.act(self.root)
+                self.before = self.after
+                self.steps += 1
+        except ConnectionAbortedError:
+            pass  # the daemon died with this step under way
+        except OSError as error:
+            if "not connected" not in str(error):
+                self.failure = error
+        except BaseException as error:
+            self.failure = error
+
+
+def lower_state(worker: int) -> State:
+    """What a worker's directory holds at first, spread over two lowers."""
+    state: State = {f"n{number}": bytes([65 + number]) * (4000 * number) for number in range(6)}
+    state |= {f"d{number}": None for number in range(3)}
+    state |= {f"d{number}/n{file}": b"lower" * 20_000 for number in range(3) for file in range(4)}
+    return state
+
+
+def short(state: State) -> dict[str, str]:
+    return {
+        path: "directory" if content is None else f"{len(content)} bytes, {hash(content)}"
+        for path, content in state.items()
+    }
+
+
+def check_upper(union: Union) -> None:
+    """Nothing is left of work under way: no work directory, no whiteout that hides nothing."""
+    assert union.upper is not None
+    found = branch(union.upper)
+    assert not [path for path in found if ".wh..wh.work" in path]
+    for path, what in found.items():
+        base, name = os.path.split(path)
+        if what == "whiteout" or (name.startswith(".wh.") and name != ".wh..wh..opq"):
+            hidden = os.path.join(base, name.removeprefix(".wh."))
+            assert any(os.path.lexists(lower / hidden) for lower in union.lowers), path
+
+
+@pytest.mark.parametrize("whiteout", ["aufs", "overlay"])
+@pytest.mark.parametrize(
+    ("rounds", "seed"), [(12, 1), pytest.param(150, 2, marks=pytest.mark.slow)]
+)
+def test_every_name_is_before_or_after(place: Path, whiteout: str, rounds: int, seed: int) -> None:
+    chosen = random.Random(seed)
+    union = Union(place, lowers=2, whiteout=whiteout)
+    states = []
+    for worker in range(WORKERS):
+        state = lower_state(worker)
+        states.append(state)
+        for number, (path, content) in enumerate(sorted(state.items())):
+            if content is None:
+                for lower in union.lowers:
+                    build(lower, {f"w{worker}/{path}": None})
+            else:
+                build(union.lowers[number % 2], {f"w{worker}/{path}": content})
+    union.mount()
+    try:
+        for attempt in range(rounds):
+            workers = [
+                Worker(union.mountpoint / f"w{number}", states[number], chosen.randrange(1 << 30))
+                for number in range(WORKERS)
+            ]
+            for worker in workers:
+                worker.start()
+            # How long is random: no result depends on it.
+            time.sleep(chosen.uniform(0, 0.25))
+            union.kill()
+            for worker in workers:
+                worker.join()
+                assert worker.failure is None, worker.last
+            union.mount()
+            for number, worker in enumerate(workers):
+                found = read_state(union.mountpoint / f"w{number}")
+                if found not in (worker.before, worker.after):
+                    assert short(found) in (short(worker.before), short(worker.after)), (
+                        f"round {attempt}, step {worker.steps}: {worker.last}"
+                    )
+                states[number] = found
+            assert union.upper is not None
+            scratch = union.upper / ".wh..wh.work/work"
+            assert not scratch.exists() or os.listdir(scratch) == []
+        union.unmount()
+        check_upper(union)
+    finally:
+        union.unmount()

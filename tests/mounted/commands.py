@@ -1,0 +1,66 @@
+"""The commands as a person starts them, and the processes that they leave."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.mounted.harness import gone, mounts_below, wait_until
+
+_BIN = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+
+def command(name: str) -> str:
+    """Where the console script `name` is installed."""
+    found = shutil.which(name, path=_BIN)
+    assert found is not None, f"{name} is not installed: pip install ."
+    return found
+
+
+def unionfs_mount(
+    *words: str | Path, cwd: Path | None = None, wrapper: tuple[str, ...] = ()
+) -> "subprocess.CompletedProcess[str]":
+    """Run unionfs-mount until it returns.
+
+    Its output goes through pipes: a daemon that kept one of them would keep this call waiting.
+    """
+    return subprocess.run(
+        [*wrapper, command("unionfs-mount"), *map(str, words)],
+        cwd=cwd or "/",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def processes_naming(directory: Path) -> list[int]:
+    """Processes whose arguments name `directory`, other than this one and its parents."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) not in (os.getpid(), os.getppid()):
+            try:
+                arguments = Path("/proc", entry, "cmdline").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if os.fsencode(directory) in arguments:
+                found.append(int(entry))
+    return found
+
+
+def daemon_of(directory: Path) -> int:
+    """The one process that serves the mount below `directory`."""
+    found = processes_naming(directory)
+    assert len(found) == 1, f"one daemon was expected: {found}"
+    return found[0]
+
+
+def is_mounted(mountpoint: Path) -> bool:
+    return any(point == mountpoint for point, _, _ in mounts_below(mountpoint))
+
+
+def wait_for_end(pid: int, mountpoint: Path) -> None:
+    """Wait until the daemon has ended and its mount is gone."""
+    wait_until(lambda: not is_mounted(mountpoint), f"{mountpoint} is unmounted")
+    wait_until(lambda: gone(pid), f"daemon {pid} ends")

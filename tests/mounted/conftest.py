@@ -1,0 +1,9 @@
+"""Fixtures of the tests that look at a mount from outside."""
+
+import pytest
+
+pytest.register_assert_rewrite("tests.mounted.harness", "tests.mounted.trees")
+
+from tests.mounted.harness import place  # noqa: E402
+
+__all__ = ["place"]

@@ -1,0 +1,319 @@
+"""From the command that mounts to the end of the daemon."""
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.commands import (
+    command,
+    daemon_of,
+    is_mounted,
+    processes_naming,
+    unionfs_mount,
+    wait_for_end,
+)
+from tests.mounted.harness import (
+    Union,
+    fails_with,
+    gone,
+    mounts_below,
+    needs_root,
+    only_unionfs,
+    wait_until,
+)
+from tests.mounted.trees import branch, build
+
+pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+def union(place: Path) -> Union:
+    """Branches to be mounted by the command."""
+    union = Union(place, lowers=2)
+    build(union.lowers[0], {"top": "top", "dir/a": "a"})
+    build(union.lowers[1], {"bottom": "bottom", "dir/b": "b"})
+    return union
+
+
+def mount(union: Union, *options: str) -> int:
+    """Mount by the command, which must succeed in silence; the daemon's pid."""
+    lowers = ":".join(map(str, union.lowers))
+    assert union.upper is not None
+    result = unionfs_mount(lowers, union.upper, union.mountpoint, *options)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    return daemon_of(union.root)
+
+
+def end(union: Union, pid: int) -> None:
+    subprocess.run(["umount", union.mountpoint], check=True)
+    wait_for_end(pid, union.mountpoint)
+
+
+def change(union: Union) -> None:
+    root = union.mountpoint
+    (root / "new").write_text("new")
+    with open(root / "dir/b", "a") as file:
+        file.write("+")
+    (root / "top").unlink()
+
+
+CHANGED = {"new": "file new", "dir": "dir", "dir/b": "file b+", ".wh.top": "file"}
+
+
+def test_mount_answers_at_once_and_the_daemon_holds_nothing(union: Union) -> None:
+    pid = mount(union)
+    # No waiting: the command returned, so the mount answers.
+    assert sorted(os.listdir(union.mountpoint)) == ["bottom", "dir", "top"]
+    process = Path(f"/proc/{pid}")
+    assert os.readlink(process / "cwd") == "/"
+    for descriptor in range(3):
+        assert os.readlink(process / f"fd/{descriptor}") == "/dev/null"
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    parent, _, session, terminal = map(int, fields[1:5])
+    assert terminal == 0
+    assert session != os.getsid(0)
+    assert parent != os.getpid()
+    held = {os.readlink(entry) for entry in (process / "fd").iterdir()}
+    allowed = re.compile(
+        rf"/dev/null|/dev/fuse|(socket|pipe|anon_inode):.*|{re.escape(str(union.root))}(/.*)?"
+        r"|/memfd:.*|/proc.*"
+    )
+    assert [path for path in held if not allowed.fullmatch(path)] == []
+    end(union, pid)
+
+
+def test_relative_paths(union: Union) -> None:
+    result = unionfs_mount("lower0:lower1", "upper", "mnt", cwd=union.root)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert sorted(os.listdir(union.mountpoint)) == ["bottom", "dir", "top"]
+    found = [kind for point, kind, _ in mounts_below(union.root)]
+    assert len(found) == 1
+    assert found[0].startswith("fuse")
+    subprocess.run(["umount", union.mountpoint], check=True)
+
+
+@pytest.mark.parametrize("spelling", ["overlay", "source"])
+def test_other_spellings(union: Union, spelling: str) -> None:
+    options = f"lowerdir={union.lowers[0]}:{union.lowers[1]},upperdir={union.upper}"
+    if spelling == "overlay":
+        words = ["-o", options, str(union.mountpoint)]
+    else:
+        words = ["some-source", str(union.mountpoint), "-o", f"rw,{options}"]
+    result = unionfs_mount(*words)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    pid = daemon_of(union.root)
+    change(union)
+    end(union, pid)
+    assert union.upper is not None
+    assert branch(union.upper) == CHANGED
+
+
+def test_mount_8_calls_the_helper(union: Union) -> None:
+    options = f"lowerdir={union.lowers[0]}:{union.lowers[1]},upperdir={union.upper}"
+    directory = Path(command("unionfs-mount")).parent
+    subprocess.run(
+        ["mount", "-t", "fuse.unionfs-mount", "-o", options, "source", union.mountpoint],
+        check=True,
+        env=os.environ | {"PATH": f"{directory}:{os.environ['PATH']}"},
+    )
+    assert sorted(os.listdir(union.mountpoint)) == ["bottom", "dir", "top"]
+    subprocess.run(["umount", union.mountpoint], check=True)
+
+
+def by(*words: str) -> Callable[[Union, int], object]:
+    return lambda union, pid: subprocess.run([*words, union.mountpoint], check=True)
+
+
+ENDINGS: dict[str, Callable[[Union, int], object]] = {
+    "fusermount3 -u": by("fusermount3", "-u"),
+    "umount": by("umount"),
+    "umount -l": by("umount", "-l"),
+    "SIGTERM": lambda union, pid: os.kill(pid, signal.SIGTERM),
+    "SIGINT": lambda union, pid: os.kill(pid, signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_everything_is_written_out_at_the_end(union: Union, ending: str) -> None:
+    pid = mount(union)
+    change(union)
+    (union.mountpoint / "large").write_bytes(b"x" * (5 << 20))
+    ENDINGS[ending](union, pid)
+    wait_for_end(pid, union.mountpoint)
+    assert processes_naming(union.root) == []
+    assert union.upper is not None
+    assert (union.upper / "large").read_bytes() == b"x" * (5 << 20)
+    (union.upper / "large").unlink()
+    assert branch(union.upper) == CHANGED
+
+
+def test_umount_refuses_while_a_file_is_open(union: Union) -> None:
+    pid = mount(union)
+    with open(union.mountpoint / "bottom", "r+") as file:
+        result = subprocess.run(["umount", union.mountpoint], capture_output=True, text=True)
+        assert result.returncode != 0
+        assert "busy" in result.stderr
+        file.write("B")
+        file.flush()
+        assert (union.mountpoint / "bottom").read_text() == "Bottom"
+    end(union, pid)
+
+
+def test_lazy_unmount_serves_what_is_open(union: Union) -> None:
+    pid = mount(union)
+    with open(union.mountpoint / "bottom", "r+") as file:
+        subprocess.run(["umount", "-l", union.mountpoint], check=True)
+        assert not is_mounted(union.mountpoint)
+        assert file.read() == "bottom"
+        file.write("!")
+        file.flush()
+        os.fsync(file.fileno())
+        assert not gone(pid)
+    wait_until(lambda: gone(pid), "the daemon ends after the last close")
+    assert union.upper is not None
+    assert branch(union.upper) == {"bottom": "file bottom!"}
+
+
+def test_next_mount_waits_for_the_one_that_is_ending(union: Union) -> None:
+    first = mount(union)
+    file = os.open(union.mountpoint / "bottom", os.O_RDWR)
+    subprocess.run(["umount", "-l", union.mountpoint], check=True)
+    # Closed while the second mount waits: not before it can have been started.
+    timer = threading.Timer(1, os.close, [file])
+    timer.start()
+    lowers = ":".join(map(str, union.lowers))
+    assert union.upper is not None
+    result = unionfs_mount(lowers, union.upper, union.mountpoint)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    timer.join()
+    assert gone(first)
+    end(union, daemon_of(union.root))
+
+
+def test_busy_upper_is_refused_and_its_holder_named(union: Union, place: Path) -> None:
+    pid = mount(union)
+    other = place / "other"
+    other.mkdir()
+    assert union.upper is not None
+    result = unionfs_mount(union.lower, union.upper, other)
+    assert result.returncode == 20
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    for detail in (str(union.upper), str(pid), str(union.mountpoint)):
+        assert detail in result.stderr
+    assert not is_mounted(other)
+    # The first is none the worse for it, and its work directory untouched.
+    change(union)
+    end(union, pid)
+    assert branch(union.upper) == CHANGED
+
+
+def test_branches_may_be_shared_read_only(union: Union, place: Path) -> None:
+    pid = mount(union)
+    second = Union(place / "second", writable=False)
+    second.lowers = union.lowers
+    with second:
+        change(union)
+        assert (second.mountpoint / "top").read_text() == "top"
+    end(union, pid)
+
+
+def test_foreground(union: Union) -> None:
+    assert union.upper is not None
+    words = [str(union.lower), str(union.upper), str(union.mountpoint)]
+    with subprocess.Popen(
+        [command("unionfs-mount"), "-f", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        wait_until(lambda: is_mounted(union.mountpoint), "the mount comes up")
+        (union.mountpoint / "new").write_text("new")
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate()
+        assert (process.returncode, output, errors) == (0, b"", b"")
+    assert not is_mounted(union.mountpoint)
+    assert branch(union.upper) == {"new": "file new"}
+
+
+def test_debug_prints_a_line_for_each_request(union: Union) -> None:
+    assert union.upper is not None
+    words = [str(union.lower), str(union.upper), str(union.mountpoint)]
+    with subprocess.Popen(
+        [command("unionfs-mount"), "-d", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        wait_until(lambda: is_mounted(union.mountpoint), "the mount comes up")
+        (union.mountpoint / "with a name").mkdir()
+        assert not (union.mountpoint / "missing").exists()
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate()
+        assert process.returncode == 0
+    lines = output.splitlines()
+    assert any("MKDIR" in line and "with a name" in line for line in lines), output
+    assert any("LOOKUP" in line and "missing" in line for line in lines), output
+
+
+def test_mounting_again_and_again_leaks_nothing(place: Path) -> None:
+    union = Union(place, lowers=2)
+    build(union.lower, {"file": "x", "big": b"x" * 3_000_000})
+
+    def state() -> tuple[list[str], int, int]:
+        return (
+            sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]),
+            threading.active_count(),
+            len(Path("/proc/self/mounts").read_text().splitlines()),
+        )
+
+    def once(number: int) -> None:
+        with union:
+            with open(union.mountpoint / "big", "r+b") as file:
+                file.write(b"%d" % number)
+            (union.mountpoint / f"file{number}").write_text("x")
+            assert (union.mountpoint / "file").read_text() == "x"
+
+    once(-1)  # imports and caches of this process
+    before = state()
+    for number in range(25):
+        once(number)
+        assert processes_naming(place) == []
+    assert state() == before
+
+
+def test_failed_mounts_leak_nothing(place: Path) -> None:
+    union = Union(place)
+    missing = Union(place)
+    missing.lowers = [place / "nowhere"]
+    before = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with pytest.raises(Exception, match="nowhere"):
+            missing.mount()
+        missing._session = None
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert processes_naming(place) == []
+    assert mounts_below(place) == []
+    with union:
+        assert os.listdir(union.mountpoint) == []
+    assert union.upper is not None
+    assert os.listdir(union.upper) == []
+
+
+def test_killed_daemon_leaves_an_upper_that_mounts(union: Union) -> None:
+    pid = mount(union)
+    change(union)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: gone(pid), "the daemon ends")
+    fails_with(errno.ENOTCONN, lambda: os.listdir(union.mountpoint))
+    subprocess.run(["umount", union.mountpoint], check=True)
+    pid = mount(union)
+    assert not (union.mountpoint / "top").exists()
+    assert (union.mountpoint / "dir/b").read_text() == "b+"
+    end(union, pid)
+    assert union.upper is not None
+    assert branch(union.upper) == CHANGED

@@ -1,0 +1,171 @@
+"""One operation that takes long stops nobody else."""
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.harness import Union, only_unionfs
+from tests.mounted.tracing import needs_known_machine, needs_strace, traced, wait_for_threads_in
+from tests.mounted.trees import build
+
+pytestmark = [only_unionfs, needs_strace, needs_known_machine, pytest.mark.timeout(120)]
+
+#: The held system call would last an hour (in microseconds): the watchdog ends who waits for it.
+HELD = "delay_enter=3600000000"
+
+#: More than any fixed pool of threads would hold.
+MANY = 40
+
+
+def make_elsewhere(lower: Path) -> None:
+    build(lower, {f"elsewhere/d{number}/file": str(number) for number in range(100)})
+
+
+@contextmanager
+def held_in(
+    union: Union, calls: list[str], work: list[Callable[[], object]]
+) -> Iterator[list[Future[object]]]:
+    """Start `work`, each in a thread, and hold it in one of the daemon's system `calls`.
+
+    On leaving, the calls go on and all of the work must succeed.
+    """
+    with ThreadPoolExecutor(len(work)) as pool:
+        injection = f"inject={','.join(calls)}:{HELD}"
+        log = union.root / "strace"
+        with traced(union.pid, log, "-e", f"trace={','.join(calls)}", "-e", injection):
+            futures = [pool.submit(step) for step in work]
+            wait_for_threads_in(union.pid, *calls)
+            yield futures
+        for future in futures:
+            future.result()
+
+
+def test_fsync_in_many_threads(place: Path) -> None:
+    union = Union(place)
+    make_elsewhere(union.lower)
+    with union:
+        root = union.mountpoint
+
+        def write_and_sync(number: int) -> None:
+            with open(root / f"file{number}", "w") as file:
+                file.write("x" * 1000)
+                file.flush()
+                os.fsync(file.fileno())
+
+        (root / "elsewhere/d0/copied").write_text("the directories that are changed are copied up")
+        work = [lambda number=number: write_and_sync(number) for number in range(MANY)]
+        with held_in(union, ["fsync", "fdatasync"], work) as futures:
+            for number in range(100):
+                assert (root / f"elsewhere/d{number}/file").read_text() == str(number)
+                assert os.listdir(root / f"elsewhere/d{number}")
+            for number in range(200):
+                path = root / f"elsewhere/new{number}"
+                path.write_text("new")
+                path.rename(root / f"elsewhere/newer{number}")
+            assert not any(future.done() for future in futures)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_copying_up_a_large_file(place: Path, copies: int) -> None:
+    """Reads of the file that is copied, and everything elsewhere, go on meanwhile."""
+    size = 16 << 20
+    union = Union(place)
+    tmpfs = place / "tmpfs"
+    tmpfs.mkdir()
+    # Another filesystem, so that the copy can be no reflink.
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", tmpfs], check=True)
+    union.lowers = [tmpfs / "lower"]
+    union.lower.mkdir()
+    make_elsewhere(union.lower)
+    for number in range(copies):
+        build(union.lower, {f"large{number}/file": bytes([number + 65]) * size})
+    with union:
+        root = union.mountpoint
+
+        def append(number: int) -> None:
+            with open(root / f"large{number}/file", "ab") as file:
+                file.write(b"!")
+
+        work = [lambda number=number: append(number) for number in range(copies)]
+        with held_in(union, ["copy_file_range"], work) as futures:
+            for number in range(100):
+                assert (root / f"elsewhere/d{number}/file").read_text() == str(number)
+                assert os.listdir(root / f"elsewhere/d{number}") == ["file"]
+            for number in range(copies):
+                path = root / f"large{number}/file"
+                assert path.stat().st_size == size
+                with open(path, "rb") as file:
+                    file.seek(size - 10)
+                    assert file.read() == bytes([number + 65]) * 10
+                assert os.listdir(path.parent) == ["file"]
+            for number in range(30):
+                (root / f"elsewhere/new{number}").write_text("new")
+                (root / f"elsewhere/d{number}/file").unlink()
+            assert not any(future.done() for future in futures)
+        for number in range(copies):
+            content = (root / f"large{number}/file").read_bytes()
+            assert content == bytes([number + 65]) * size + b"!"
+    subprocess.run(["umount", tmpfs], check=True)
+
+
+def test_what_changes_the_copied_file_waits_for_it(place: Path) -> None:
+    """Beside a copy-up nothing is lost or done twice: rename, unlink, a second writer."""
+    size = 16 << 20
+    union = Union(place)
+    tmpfs = place / "tmpfs"
+    tmpfs.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", tmpfs], check=True)
+    union.lowers = [tmpfs / "lower"]
+    names = ["renamed", "unlinked", "written", "chmodded", "parent"]
+    build(union.lower, {f"{name}/file": b"o" * size for name in names})
+    with union:
+        root = union.mountpoint
+
+        def write(name: str, text: bytes, offset: int) -> None:
+            with open(root / name / "file", "r+b") as file:
+                file.seek(offset)
+                file.write(text)
+
+        reached = threading.Barrier(len(names))
+        first = [lambda name=name: write(name, b"first", 0) for name in names]
+
+        def then(change: Callable[[], object]) -> Callable[[], object]:
+            def call() -> None:
+                reached.wait()
+                change()
+
+            return call
+
+        with ThreadPoolExecutor(len(names)) as pool:
+            with held_in(union, ["copy_file_range"], first) as futures:
+                changes = [
+                    then(lambda: os.rename(root / "renamed/file", root / "renamed/moved")),
+                    then(lambda: os.unlink(root / "unlinked/file")),
+                    then(lambda: write("written", b"second", 1000)),
+                    then(lambda: os.chmod(root / "chmodded/file", 0o600)),
+                    then(lambda: (root / "parent/sibling").write_text("sibling")),
+                ]
+                waiting = [pool.submit(change) for change in changes]
+                assert not any(future.done() for future in futures)
+            for future in waiting:
+                future.result()
+        for _ in range(2):
+            wanted = b"first" + b"o" * (size - 5)
+            assert (root / "renamed/moved").read_bytes() == wanted
+            assert os.listdir(root / "renamed") == ["moved"]
+            assert os.listdir(root / "unlinked") == []
+            assert (root / "written/file").read_bytes()[:1010] == wanted[
+                :1000
+            ] + b"second" + b"oooo"
+            assert (root / "chmodded/file").read_bytes() == wanted
+            assert (root / "chmodded/file").stat().st_mode & 0o777 == 0o600
+            assert (root / "parent/file").read_bytes() == wanted
+            assert sorted(os.listdir(root / "parent")) == ["file", "sibling"]
+            union.remount()
+    subprocess.run(["umount", tmpfs], check=True)

@@ -1,0 +1,66 @@
+"""strace(1) on a daemon: faults and delays at chosen system calls."""
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.harness import wait_until
+
+#: <asm/unistd.h> of the machines on which the tests were tried.
+_NUMBERS = {
+    "x86_64": {"fsync": 74, "fdatasync": 75, "copy_file_range": 326},
+    "aarch64": {"fsync": 82, "fdatasync": 83, "copy_file_range": 285},
+}
+
+needs_strace = pytest.mark.skipif(
+    shutil.which("strace") is None or os.geteuid() != 0,
+    reason="strace has to be installed and to be allowed to trace the daemon",
+)
+needs_known_machine = pytest.mark.skipif(
+    platform.machine() not in _NUMBERS, reason="system call numbers of this machine are not known"
+)
+
+
+@contextmanager
+def traced(pid: int, output: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Trace all threads of process `pid` into `output`; yields strace itself."""
+    process = subprocess.Popen(
+        ["strace", "-f", "-p", str(pid), "-o", str(output), *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if "attached" in line:
+                break
+        else:
+            pytest.fail(f"strace could not attach to process {pid}")
+        yield process
+    finally:
+        # On SIGTERM strace lets go of what it traces, also of what it delays.
+        process.terminate()
+        process.stderr.close()
+        process.wait()
+
+
+def threads_in(pid: int, *calls: str) -> int:
+    """How many threads of a process are inside one of these system calls."""
+    numbers = {str(_NUMBERS[platform.machine()][call]) for call in calls}
+    count = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            count += (task / "syscall").read_text().split()[0] in numbers
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return count
+
+
+def wait_for_threads_in(pid: int, *calls: str) -> None:
+    wait_until(lambda: threads_in(pid, *calls) > 0, f"process {pid} calls {' or '.join(calls)}")

@@ -1,11 +1,13 @@
 """chmod(2) and fchmod(2)."""
 
+import ctypes
 import os
 import stat
-from errno import EOPNOTSUPP, EPERM
+from errno import ENOSYS, EOPNOTSUPP, EPERM
 
 import pytest
 
+from tests.posix import calls
 from tests.posix.asserts import fails, mode, names, opened, raised, read, stamped
 from tests.posix.places import GROUP, USER, Place
 from tests.posix.trees import Dir, File, Special, Symlink, given
@@ -55,14 +57,8 @@ def test_follows_links(place: Place) -> None:
 @given(TREE)
 def test_link_itself_has_no_mode(place: Place) -> None:
     """fchmodat2(2) with AT_SYMLINK_NOFOLLOW; older kernels do not know the call."""
-    from errno import ENOSYS
-
-    from tests.posix import calls
-
     number = 452
     name = os.fsencode(place / "link")
-    import ctypes
-
     buffer = ctypes.create_string_buffer(name)
     with fails(EOPNOTSUPP, ENOSYS):
         calls._check(

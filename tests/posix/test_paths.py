@@ -1,5 +1,6 @@
 """Resolving a path: the errors that every call with a path shares."""
 
+import ctypes
 import os
 from collections.abc import Callable
 from errno import EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
@@ -67,8 +68,6 @@ CALLS: dict[str, Callable[[str, Place], object]] = {
 
 def _access(path: str) -> None:
     # os.access hides the errno; faccessat by way of os.open would be another call.
-    import ctypes
-
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.access(os.fsencode(path), os.F_OK) < 0:
         raise OSError(ctypes.get_errno(), "access")

@@ -1,9 +1,11 @@
 """read(2), write(2) and their kin, lseek(2)."""
 
+import ctypes
+import fcntl
 import os
 import resource
 import signal
-from errno import EBADF, EFBIG, EINVAL, EISDIR, ENXIO, EOVERFLOW
+from errno import EBADF, EFBIG, EINVAL, EISDIR, ENOTTY, ENXIO, EOVERFLOW
 
 import pytest
 
@@ -136,8 +138,6 @@ def test_fsync_and_fdatasync(place: Place) -> None:
 
 @given(TREE)
 def test_syncfs_and_sync_file_range(place: Place) -> None:
-    import ctypes
-
     libc = ctypes.CDLL(None, use_errno=True)
     with opened(place / "file", os.O_RDWR) as fd:
         os.write(fd, b"new")
@@ -297,9 +297,6 @@ def test_fadvise_and_readahead(place: Place) -> None:
 
 @given(TREE)
 def test_unknown_ioctl(place: Place) -> None:
-    import fcntl
-    from errno import ENOTTY
-
     with opened(place / "file") as fd, fails(ENOTTY):
         fcntl.ioctl(fd, 0x5401, bytes(64))  # TCGETS, as isatty(3) asks
     assert not os.isatty(os.open(place / "file", os.O_RDONLY))

@@ -1,5 +1,6 @@
 """unlink(2), and files that live on without a name."""
 
+import fcntl
 import os
 import stat
 from errno import EACCES, EISDIR, ENOENT, ENOTDIR, EPERM
@@ -218,8 +219,6 @@ def test_directory_of_an_open_file_goes(place: Place) -> None:
 
 @given(TREE)
 def test_lock_and_allocate_without_a_name(place: Place) -> None:
-    import fcntl
-
     with opened(place / "file", os.O_RDWR) as fd:
         os.unlink(place / "file")
         fcntl.flock(fd, fcntl.LOCK_EX)

@@ -59,7 +59,9 @@ cdef extern from *:
         return fd < 0 ? -errno : fd;
     }
     static inline int sys_close(int fd) { return NEG(close(fd)); }
+    static inline unsigned sys_umask(unsigned mask) { return umask(mask); }
     static inline int sys_dup(int fd) { return NEG(fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
+    static inline int sys_dup_over(int fd, int over) { return NEG(dup3(fd, over, O_CLOEXEC)); }
     static inline int64_t sys_pread(int fd, void *b, size_t n, int64_t o) { return NEG(pread(fd, b, n, o)); }
     static inline int64_t sys_pwrite(int fd, const void *b, size_t n, int64_t o) { return NEG(pwrite(fd, b, n, o)); }
     static inline int64_t sys_read(int fd, void *b, size_t n) { return NEG(read(fd, b, n)); }
@@ -162,18 +164,37 @@ cdef extern from *:
         clock_gettime(CLOCK_MONOTONIC, &ts);
         return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
     }
+    struct sys_thread_start {
+        void *(*run)(void *);
+        void *arg;
+    };
+    /* A umask of its own (0: modes are the union's to decide), whatever the process' is. */
+    static void *sys_thread_main(void *start) {
+        struct sys_thread_start s = *(struct sys_thread_start *)start;
+        free(start);
+        if (unshare(CLONE_FS) == 0)
+            umask(0);
+        return s.run(s.arg);
+    }
     /* Starts a detached thread with all signals blocked: signals belong to Python's main thread. */
     static inline int sys_thread(void *(*run)(void *), void *arg, size_t stack) {
+        struct sys_thread_start *start = malloc(sizeof *start);
         pthread_attr_t attr;
         pthread_t thread;
         sigset_t all, before;
         int r;
+        if (start == NULL)
+            return -ENOMEM;
+        start->run = run;
+        start->arg = arg;
         sigfillset(&all);
         pthread_attr_init(&attr);
         pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
         pthread_attr_setstacksize(&attr, stack);
         pthread_sigmask(SIG_SETMASK, &all, &before);
-        r = pthread_create(&thread, &attr, run, arg);
+        r = pthread_create(&thread, &attr, sys_thread_main, start);
+        if (r != 0)
+            free(start);
         pthread_sigmask(SIG_SETMASK, &before, NULL);
         pthread_attr_destroy(&attr);
         return -r;
@@ -261,7 +282,9 @@ cdef extern from *:
     int sys_statx(int dirfd, const char *path, int flags, Stat *st) noexcept nogil
     int sys_open_beneath(int dirfd, const char *name, int flags, unsigned mode) noexcept nogil
     int sys_close(int fd) noexcept nogil
+    unsigned sys_umask(unsigned mask) noexcept nogil
     int sys_dup(int fd) noexcept nogil
+    int sys_dup_over(int fd, int over) noexcept nogil
     int64_t sys_pread(int fd, void *buffer, size_t size, int64_t offset) noexcept nogil
     int64_t sys_pwrite(int fd, const void *buffer, size_t size, int64_t offset) noexcept nogil
     int64_t sys_read(int fd, void *buffer, size_t size) noexcept nogil

@@ -6,7 +6,8 @@ Every ``tree_*`` function runs without the GIL on any thread and returns
 * zero or more on success (a count where the operation has one),
 * ``-errno`` on failure, with the tree as it was before, or
 * one of the two verdicts below, with nothing done yet.  The caller keeps the
-  request and calls again when the condition is met (prepare, then retry).
+  request and calls again when the condition is met (prepare, then retry). They are
+  negative, beyond every errno, because a count can have any value from zero up.
 
 A function that takes an `Op` may read the caller's identity from it and may
 write the verdict's details into it.
@@ -19,10 +20,10 @@ from unionfs._sys cimport Stat, StatFs, TimeSpec
 cdef enum Verdict:
     # The operation would wait (a copy under way, an fsync, large I/O): call it
     # again from a thread that may wait, with Op.may_wait set.
-    WOULD_WAIT = 1
+    WOULD_WAIT = -10001
     # The operation needs the slow path to prepare what Op.prepare_* says; call
     # it again afterwards with Op.prepared increased by one.
-    NEEDS_PREPARE = 2
+    NEEDS_PREPARE = -10002
 
 cdef enum Prepare:
     PREPARE_UPPER = 1       # bring node prepare_node (and its parents) into the upper
@@ -85,6 +86,9 @@ ctypedef int (*Fill)(void *arg, const char *name, size_t length, uint64_t ino,
 cdef int tree_lookup(Table *t, Op *op, uint64_t parent, const char *name, size_t length,
                      uint64_t *node, Stat *st) noexcept nogil
 cdef void tree_forget(Table *t, uint64_t node, uint64_t references) noexcept nogil
+# A parked request keeps its nodes: -ESTALE when there is no such node.
+cdef int tree_pin(Table *t, uint64_t node) noexcept nogil
+cdef void tree_unpin(Table *t, uint64_t node) noexcept nogil
 cdef int tree_getattr(Table *t, Op *op, uint64_t node, Stat *st) noexcept nogil
 cdef int tree_setattr(Table *t, Op *op, uint64_t node, uint64_t handle, const SetAttr *wanted,
                       Stat *st) noexcept nogil
@@ -168,3 +172,9 @@ cdef void tree_shrink(Table *t) noexcept nogil
 cdef class Tree:
     # The Python face, and the owner of the table. See _tree.pyi.
     cdef Table *table
+    cdef _add_branch(self, int i, int fd)
+    cdef _add_root(self)
+    cdef Table *_open(self) except NULL
+    cdef int _again(self, int64_t verdict, Op *op) except -1
+    cdef _made(self, int kind, parent, bytes name, uint32_t mode, uint64_t rdev, bytes target,
+               uint64_t source, uid, gid, umask)

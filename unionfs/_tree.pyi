@@ -35,10 +35,12 @@ class Tree:
         work: int | None = None,
         *,
         whiteout: str = "aufs",
-        volatile: bool = False,
+        rename_dir: str = "copy",
+        durable: bool = True,
         trusted: bool = True,
         keep_open: bool = False,
         inline_limit: int = 0,
+        fd_limit: int = 256,
     ) -> None: ...
     def close(self) -> None: ...
 

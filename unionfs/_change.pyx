@@ -1,0 +1,523 @@
+# cython: language_level=3
+"""Removing and renaming, in the order of steps that a crash cannot tear (docs/format.md)."""
+from libc.errno cimport (
+    EACCES,
+    EEXIST,
+    EINVAL,
+    EISDIR,
+    ENOENT,
+    ENOMEM,
+    ENOTDIR,
+    ENOTEMPTY,
+    EPERM,
+    EROFS,
+    EXDEV,
+)
+from libc.stdint cimport uint32_t, uint64_t
+
+from unionfs._copy cimport settle
+from unionfs._identity cimport mark_impure
+from unionfs._listing cimport (
+    listing_forget_below_locked,
+    listing_put_locked,
+    listing_remove_locked,
+)
+from unionfs._lookup cimport check_empty, child_find, need_upper, shown_below
+from unionfs._make cimport check_new_name, open_parent
+from unionfs._marks cimport (
+    WORK_NAME,
+    mark_clear_directory,
+    mark_format,
+    mark_hide_below,
+    mark_is_whiteout,
+    mark_make_device,
+    mark_put,
+    mark_remove,
+    mark_reserved,
+    mark_set_opaque,
+)
+from unionfs._nodes cimport (
+    FORMAT_AUFS,
+    FORMAT_OVERLAY,
+    RENAME_DIR_EXDEV,
+    UPPER,
+    Fd,
+    Name,
+    Node,
+    Ref,
+    Table,
+    change_begin,
+    change_end_locked,
+    dir_keep_upper_only_locked,
+    dir_ref,
+    fd_close_doomed,
+    name_add_locked,
+    name_find_locked,
+    name_remove_locked,
+    node_open_orphan,
+    node_unpin,
+    ref_drop,
+)
+from unionfs._sys cimport (
+    AT_REMOVEDIR,
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    RENAME_WHITEOUT,
+    S_IFDIR,
+    Stat,
+    mutex_lock,
+    mutex_unlock,
+    sys_close,
+    sys_renameat2,
+    sys_statx,
+    sys_unlinkat,
+)
+from unionfs._tree cimport NEEDS_PREPARE, PREPARE_WHOLE, Op
+
+cdef enum:
+    ALL = 0x7FFFFFFFFFFFFFFF
+
+cdef struct Spot:
+    # A name in an upper directory, where something is about to change.
+    Node *parent
+    const char *name
+    size_t length
+    Ref directory
+    bint below              # a lower branch shows the name too
+    bint marked             # we have put its .wh. whiteout down in this operation
+
+
+# --- removing ------------------------------------------------------------------------------
+
+cdef int spot_open(Table *t, Op *op, Spot *s, Node *parent, const char *name,
+                   size_t length) noexcept nogil:
+    cdef int r
+    s.parent = parent
+    s.name = name
+    s.length = length
+    s.marked = False
+    r = open_parent(t, op, parent, &s.directory)
+    if r != 0:
+        return r
+    r = shown_below(t, parent, name, length)
+    s.below = r == 1
+    if r < 0:
+        ref_drop(t, &s.directory)
+        return r
+    return 0
+
+
+cdef int spot_mark(Table *t, Spot *s) noexcept nogil:
+    """The ``.wh.`` whiteout goes down before the name goes (format aufs, where it is needed)."""
+    cdef int r
+    if not s.below or mark_format(t, s.length) != FORMAT_AUFS:
+        return 0
+    r = mark_put(t, s.directory.fd, s.name, s.length)
+    s.marked = r == 0
+    return min(r, 0)
+
+
+cdef void spot_unmark(Spot *s) noexcept nogil:
+    """The operation failed: the tree is as it was."""
+    if s.marked:
+        mark_remove(s.directory.fd, s.name, s.length)
+
+
+cdef int replace_with_device(Table *t, Spot *s, bint is_dir) noexcept nogil:
+    """A whiteout device takes the place of the name in one step; what was there is removed aside."""
+    cdef char aside[WORK_NAME]
+    cdef int r = mark_make_device(t, aside)
+    if r < 0:
+        return r
+    r = sys_renameat2(t.work_fd, aside, s.directory.fd, s.name, RENAME_EXCHANGE if is_dir else 0)
+    if r < 0:
+        sys_unlinkat(t.work_fd, aside, 0)
+    elif is_dir:
+        sys_unlinkat(t.work_fd, aside, AT_REMOVEDIR)
+    return r
+
+
+cdef void forget_name(Table *t, Spot *s, Node *n, int orphan_fd) noexcept nogil:
+    """The name is gone on disk: take it from the table. The node keeps its file by orphan_fd."""
+    cdef Fd *doomed = NULL
+    cdef Name *name
+    mutex_lock(&t.lock)
+    name = name_find_locked(t, s.parent, s.name, s.length)
+    if name != NULL and name.node == n:
+        name_remove_locked(t, name, &doomed)
+    if n.names == NULL:
+        n.removed = True
+        if n.orphan_fd < 0 and orphan_fd >= 0:
+            n.orphan_fd = orphan_fd
+            t.orphans += 1
+            orphan_fd = -1
+    listing_remove_locked(t, s.parent, s.name, s.length, s.below)
+    change_end_locked(t, n)
+    mutex_unlock(&t.lock)
+    fd_close_doomed(t, doomed)
+    if orphan_fd >= 0:
+        sys_close(orphan_fd)
+
+
+cdef void keep_names(Table *t, Node *n, Node *other, int orphan_fd) noexcept nogil:
+    """The change did not happen."""
+    mutex_lock(&t.lock)
+    change_end_locked(t, n)
+    if other != NULL:
+        change_end_locked(t, other)
+    mutex_unlock(&t.lock)
+    if orphan_fd >= 0:
+        sys_close(orphan_fd)
+
+
+cdef int remove_file(Table *t, Spot *s, Node *n) noexcept nogil:
+    cdef int r
+    if n.branch != 0:
+        r = mark_put(t, s.directory.fd, s.name, s.length)
+        return min(r, 0)
+    if s.below and mark_format(t, s.length) == FORMAT_OVERLAY:
+        return replace_with_device(t, s, False)
+    r = spot_mark(t, s)
+    if r == 0:
+        r = sys_unlinkat(s.directory.fd, s.name, 0)
+        if r < 0:
+            spot_unmark(s)
+    return r
+
+
+cdef int change_unlink(Table *t, Op *op, Node *parent, const char *name,
+                       size_t length) noexcept nogil:
+    """unlink(2)."""
+    cdef Node *n = NULL
+    cdef Stat st
+    cdef Spot s
+    cdef int orphan_fd, r = child_find(t, parent, name, length, &n, &st)
+    if r < 0:
+        return r
+    r = -EISDIR if n.dir != NULL else settle(t, n, op.may_wait)
+    if r == 0:
+        r = spot_open(t, op, &s, parent, name, length)
+    if r == 0:
+        orphan_fd = node_open_orphan(t, n)
+        change_begin(t, n, NULL)
+        r = orphan_fd if orphan_fd < 0 else remove_file(t, &s, n)
+        if r == 0:
+            forget_name(t, &s, n, orphan_fd)
+        else:
+            keep_names(t, n, NULL, orphan_fd)
+        ref_drop(t, &s.directory)
+    node_unpin(t, n)
+    return r
+
+
+cdef int empty_out(Table *t, Spot *s, Node *n) noexcept nogil:
+    """Removes the marks in an upper directory that shows nothing, so that rmdir or a rename over it
+    can succeed; hides what is below it first, so that nothing visible changes at any moment."""
+    cdef Ref ref
+    cdef Fd *doomed = NULL
+    cdef int r = dir_ref(t, n, 0, &ref)
+    if r < 0:
+        return r
+    if n.dir.count > 1:
+        if mark_format(t, s.length) == FORMAT_AUFS:
+            s.below = True
+            r = spot_mark(t, s)
+        else:
+            r = mark_hide_below(t, ref.fd)
+    if r == 0:
+        r = mark_clear_directory(t, ref.fd)
+    if r == 0:
+        mutex_lock(&t.lock)
+        dir_keep_upper_only_locked(t, n, &doomed)
+        mutex_unlock(&t.lock)
+        fd_close_doomed(t, doomed)
+    ref_drop(t, &ref)
+    return r
+
+
+cdef int remove_directory(Table *t, Spot *s, Node *n) noexcept nogil:
+    """Removes a directory that shows nothing."""
+    cdef bint by_device = s.below and mark_format(t, s.length) == FORMAT_OVERLAY
+    cdef int r
+    if n.branch != 0:
+        r = mark_put(t, s.directory.fd, s.name, s.length)
+        return min(r, 0)
+    r = spot_mark(t, s)
+    if r == 0:
+        r = empty_out(t, s, n)
+    if r == 0:
+        if by_device:
+            r = replace_with_device(t, s, True)
+        else:
+            r = sys_unlinkat(s.directory.fd, s.name, AT_REMOVEDIR)
+    # On failure the whiteout stays: the directory beside it is empty, and what it hides was hidden.
+    return r
+
+
+cdef int change_rmdir(Table *t, Op *op, Node *parent, const char *name,
+                      size_t length) noexcept nogil:
+    """rmdir(2)."""
+    cdef Node *n = NULL
+    cdef Stat st
+    cdef Spot s
+    cdef int orphan_fd, r = child_find(t, parent, name, length, &n, &st)
+    if r < 0:
+        return r
+    r = -ENOTDIR if n.dir == NULL else settle(t, n, op.may_wait)
+    if r == 0:
+        r = check_empty(t, n)
+    if r == 0:
+        r = spot_open(t, op, &s, parent, name, length)
+    if r == 0:
+        orphan_fd = node_open_orphan(t, n)
+        if orphan_fd < 0:
+            r = orphan_fd
+        else:
+            r = remove_directory(t, &s, n)
+            change_begin(t, n, NULL)
+            if r == 0:
+                forget_name(t, &s, n, orphan_fd)
+            else:
+                keep_names(t, n, NULL, orphan_fd)
+        ref_drop(t, &s.directory)
+    node_unpin(t, n)
+    return r
+
+
+# --- renaming ------------------------------------------------------------------------------
+
+cdef int need_whole(Table *t, Op *op, Node *n) noexcept nogil:
+    """A directory moves only when all of it is in the upper."""
+    cdef int r
+    if n.dir == NULL:
+        r = need_upper(t, op, n, ALL)
+        return r if r != 0 else settle(t, n, op.may_wait)
+    if n.branch == 0 and n.dir.count == 1:
+        return 0
+    if t.rename_dir == RENAME_DIR_EXDEV:
+        return -EXDEV
+    op.prepare_kind = PREPARE_WHOLE
+    op.prepare_node = n.id
+    return NEEDS_PREPARE
+
+
+cdef int check_types(Table *t, Node *source, Node *target, uint32_t flags) noexcept nogil:
+    """What rename(2) demands of the two files."""
+    if target == NULL:
+        return -ENOENT if flags & RENAME_EXCHANGE else 0
+    if flags & RENAME_NOREPLACE:
+        return -EEXIST
+    if flags & RENAME_EXCHANGE:
+        return 0
+    if source.dir != NULL and target.dir == NULL:
+        return -ENOTDIR
+    if source.dir == NULL and target.dir != NULL:
+        return -EISDIR
+    return check_empty(t, target) if target.dir != NULL else 0
+
+
+cdef int close_off(Table *t, Node *n, bint below) noexcept nogil:
+    """A directory that comes to stand over a lower one must not be merged with it."""
+    cdef Ref ref
+    cdef int r
+    if n.dir == NULL or not below:
+        return 0
+    r = dir_ref(t, n, 0, &ref)
+    if r == 0:
+        r = mark_set_opaque(t, ref.fd)
+        ref_drop(t, &ref)
+    return r
+
+
+cdef int carry_impure(Table *t, Spot *source, Spot *target) noexcept nogil:
+    """A file may bring its origin with it."""
+    cdef int r
+    if source.parent == target.parent or (
+            source.parent.dir.impure_known and not source.parent.dir.impure):
+        return 0
+    r = mark_impure(t, target.parent, target.directory.fd)
+    return 0 if r == -EPERM else r
+
+
+cdef int move(Table *t, Spot *source, Spot *target, bint is_dir) noexcept nogil:
+    """One rename on disk, with the source's whiteout where it is needed."""
+    cdef bint by_device = source.below and mark_format(t, source.length) == FORMAT_OVERLAY
+    cdef uint32_t flags = RENAME_WHITEOUT if by_device else 0
+    cdef bint swapped
+    cdef Stat st
+    cdef int r = spot_mark(t, source)
+    if r < 0:
+        return r
+    # A directory cannot replace a whiteout device, but change places with it.
+    swapped = (is_dir and sys_statx(target.directory.fd, target.name, 0, &st) == 0
+               and mark_is_whiteout(&st))
+    if swapped:
+        flags = RENAME_EXCHANGE
+    r = sys_renameat2(source.directory.fd, source.name, target.directory.fd, target.name, flags)
+    if r < 0:
+        spot_unmark(source)
+    elif swapped and not by_device:
+        sys_unlinkat(source.directory.fd, source.name, 0)
+    return r
+
+
+cdef int clear_way(Table *t, Spot *source, Spot *target, Node *n, Node *other,
+                   bint swapped) noexcept nogil:
+    """The steps before the rename; each leaves everything visible as it is."""
+    cdef int r = carry_impure(t, source, target)
+    if r == 0 and swapped:
+        r = carry_impure(t, target, source)
+    if r == 0:
+        r = close_off(t, n, target.below)
+    if r == 0 and swapped:
+        r = close_off(t, other, source.below)
+    elif r == 0 and other != NULL and other.dir != NULL and other.branch == 0:
+        r = empty_out(t, target, other)
+    return r
+
+
+cdef void place_name_locked(Table *t, Spot *s, Node *n, Fd **doomed) noexcept nogil:
+    """The node has come to this spot; whoever had the name has lost it before."""
+    if name_add_locked(t, s.parent, s.name, s.length, n, 0) != NULL:
+        listing_put_locked(t, s.parent, s.name, s.length, n.ino, n.type >> 12, 0, s.below)
+        return
+    # Without memory for the name the node is unreachable until it is looked up again.
+    listing_remove_locked(t, s.parent, s.name, s.length, False)
+
+
+cdef void drop_name_locked(Table *t, Spot *s, Node *n, Fd **doomed) noexcept nogil:
+    cdef Name *name = name_find_locked(t, s.parent, s.name, s.length)
+    if name != NULL and name.node == n:
+        name_remove_locked(t, name, doomed)
+
+
+cdef void renamed(Table *t, Spot *source, Spot *target, Node *n, Node *other, int orphan_fd,
+                  bint swapped) noexcept nogil:
+    """The rename has happened on disk: the table follows, in one step for everybody."""
+    cdef Fd *doomed = NULL
+    mutex_lock(&t.lock)
+    drop_name_locked(t, source, n, &doomed)
+    if other != NULL:
+        drop_name_locked(t, target, other, &doomed)
+    place_name_locked(t, target, n, &doomed)
+    if swapped:
+        place_name_locked(t, source, other, &doomed)
+    else:
+        listing_remove_locked(t, source.parent, source.name, source.length, source.below)
+        if other != NULL and other.names == NULL:
+            other.removed = True
+            if other.orphan_fd < 0 and orphan_fd >= 0:
+                other.orphan_fd = orphan_fd
+                t.orphans += 1
+                orphan_fd = -1
+    change_end_locked(t, n)
+    if other != NULL:
+        change_end_locked(t, other)
+    mutex_unlock(&t.lock)
+    fd_close_doomed(t, doomed)
+    if orphan_fd >= 0:
+        sys_close(orphan_fd)
+
+
+cdef int rename_ready(Table *t, Spot *source, Spot *target, Node *n, Node *other,
+                      uint32_t flags) noexcept nogil:
+    """The change itself; everything is in the upper that has to be."""
+    cdef bint swapped = (flags & RENAME_EXCHANGE) != 0
+    cdef int orphan_fd = -1
+    cdef int r = clear_way(t, source, target, n, other, swapped)
+    if r == 0 and other != NULL and not swapped:
+        orphan_fd = node_open_orphan(t, other)
+        r = min(orphan_fd, 0)
+    if r < 0:
+        return r
+    change_begin(t, n, other)
+    if swapped:
+        r = sys_renameat2(source.directory.fd, source.name, target.directory.fd, target.name,
+                          RENAME_EXCHANGE)
+    else:
+        r = move(t, source, target, n.dir != NULL)
+    if r == 0 and not swapped and target.parent.dir.count > 1:
+        mark_remove(target.directory.fd, target.name, target.length)
+    if r == 0:
+        renamed(t, source, target, n, other, orphan_fd, swapped)
+    else:
+        keep_names(t, n, other, orphan_fd)
+    return r
+
+
+cdef int rename_nodes(Table *t, Op *op, Spot *source, Spot *target, Node *n, Node *other,
+                      uint32_t flags) noexcept nogil:
+    """Brings up what a rename needs in the upper, then renames."""
+    cdef int r = check_types(t, n, other, flags)
+    if r == 0:
+        r = need_whole(t, op, n)
+    if r == 0 and other != NULL:
+        r = need_whole(t, op, other) if flags & RENAME_EXCHANGE else settle(t, other, op.may_wait)
+    if r == 0:
+        r = spot_open(t, op, source, source.parent, source.name, source.length)
+    if r != 0:
+        return r
+    r = spot_open(t, op, target, target.parent, target.name, target.length)
+    if r == 0:
+        r = rename_ready(t, source, target, n, other, flags)
+        ref_drop(t, &target.directory)
+    ref_drop(t, &source.directory)
+    return r
+
+
+cdef int change_rename(Table *t, Op *op, Node *from_dir, const char *name, size_t length,
+                       Node *to_dir, const char *new_name, size_t new_length,
+                       uint32_t flags) noexcept nogil:
+    """renameat2(2); RENAME_WHITEOUT is refused, as kernel overlayfs does."""
+    cdef Spot source, target
+    cdef Node *n = NULL
+    cdef Node *other = NULL
+    cdef Stat st
+    cdef int r
+    if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or (
+            flags == (RENAME_NOREPLACE | RENAME_EXCHANGE)):
+        return -EINVAL
+    r = check_new_name(new_name, new_length)
+    if r == 0:
+        r = child_find(t, from_dir, name, length, &n, &st)
+    if r < 0:
+        return r
+    r = child_find(t, to_dir, new_name, new_length, &other, &st)
+    if r == -ENOENT:
+        r = 0
+    if r == 0 and n != other:
+        source.parent = from_dir
+        source.name = name
+        source.length = length
+        target.parent = to_dir
+        target.name = new_name
+        target.length = new_length
+        r = rename_nodes(t, op, &source, &target, n, other, flags)
+    elif r == 0 and flags & RENAME_NOREPLACE:
+        r = -EEXIST
+    node_unpin(t, n)
+    if other != NULL:
+        node_unpin(t, other)
+    return r
+
+
+cdef int change_make_whole(Table *t, Node *n) noexcept nogil:
+    """Marks an upper directory opaque; the caller has brought all its children up."""
+    cdef Fd *doomed = NULL
+    cdef Ref ref
+    cdef int r
+    if n.dir == NULL:
+        return -ENOTDIR
+    r = dir_ref(t, n, 0, &ref)
+    if r < 0:
+        return r
+    r = mark_set_opaque(t, ref.fd)
+    ref_drop(t, &ref)
+    if r < 0:
+        return r
+    mutex_lock(&t.lock)
+    dir_keep_upper_only_locked(t, n, &doomed)
+    listing_forget_below_locked(n.dir)
+    mutex_unlock(&t.lock)
+    fd_close_doomed(t, doomed)
+    return 0

@@ -1,0 +1,32 @@
+# cython: language_level=3
+"""Data, attributes and extended attributes of one node, which comes pinned."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from unionfs._nodes cimport Handle, Node, Table
+from unionfs._sys cimport Stat
+from unionfs._tree cimport Op, SetAttr
+
+cdef int content_open(Table *t, Op *op, Node *n, uint32_t flags, uint64_t *handle) noexcept nogil
+cdef int content_handle(Table *t, Node *n, int fd, bint writable, uint64_t *handle) noexcept nogil
+cdef int content_release(Table *t, uint64_t handle, uint64_t *node) noexcept nogil
+cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAttr *wanted,
+                         Stat *st) noexcept nogil
+cdef int content_readlink(Table *t, Node *n, char *buffer, size_t size) noexcept nogil
+cdef int64_t content_read(Table *t, Node *n, uint64_t handle, char *buffer, size_t size,
+                          uint64_t offset) noexcept nogil
+cdef int64_t content_write(Table *t, Op *op, Node *n, uint64_t handle, const char *data,
+                           size_t size, uint64_t offset, uint32_t flags) noexcept nogil
+cdef int content_fsync(Table *t, Op *op, Node *n, uint64_t handle, bint datasync) noexcept nogil
+cdef int64_t content_lseek(Table *t, Node *n, uint64_t handle, int64_t offset,
+                           int whence) noexcept nogil
+cdef int content_fallocate(Table *t, Op *op, Node *n, uint64_t handle, int mode, uint64_t offset,
+                           uint64_t length) noexcept nogil
+cdef int64_t content_copy_range(Table *t, Op *op, Node *source, uint64_t source_handle,
+                                uint64_t source_offset, Node *n, uint64_t handle,
+                                uint64_t offset, uint64_t length) noexcept nogil
+cdef int64_t content_getxattr(Table *t, Node *n, const char *name, char *buffer,
+                              size_t size) noexcept nogil
+cdef int64_t content_listxattr(Table *t, Node *n, char *buffer, size_t size) noexcept nogil
+cdef int content_setxattr(Table *t, Op *op, Node *n, const char *name, const char *value,
+                          size_t size, int flags, bint kill_sgid) noexcept nogil
+cdef int content_removexattr(Table *t, Op *op, Node *n, const char *name) noexcept nogil

@@ -1,0 +1,495 @@
+# cython: language_level=3
+"""Data, attributes and extended attributes of one node.
+
+I/O goes by node, not by what was opened when: after a copy-up every old descriptor and mapping sees
+the copy. Only where OPEN is kept a handle holds a descriptor of its own, with the rights of the
+moment of opening, and even that gives way once its file has been copied up.
+"""
+from libc.errno cimport (
+    EACCES,
+    EBADF,
+    EINVAL,
+    EISDIR,
+    ENODATA,
+    ENOMEM,
+    EOPNOTSUPP,
+    EPERM,
+    ERANGE,
+    EROFS,
+)
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memset, strcmp, strncmp
+
+from unionfs._lookup cimport need_upper
+from unionfs._nodes cimport (
+    Handle,
+    Node,
+    Ref,
+    Table,
+    dir_ref,
+    node_data_ref,
+    node_path_ref,
+    node_stat,
+    ref_drop,
+)
+from unionfs._sys cimport (
+    AT_EMPTY_PATH,
+    O_ACCMODE,
+    O_DIRECTORY,
+    O_NOATIME,
+    O_NONBLOCK,
+    O_RDONLY,
+    O_TRUNC,
+    O_WRONLY,
+    S_IFDIR,
+    S_IFLNK,
+    S_IFMT,
+    S_IFREG,
+    S_ISGID,
+    S_ISUID,
+    S_IXGRP,
+    UTIME_NOW,
+    UTIME_OMIT,
+    Stat,
+    TimeSpec,
+    mutex_lock,
+    mutex_unlock,
+    sys_chmodfd,
+    sys_close,
+    sys_copy_file_range,
+    sys_dup,
+    sys_fallocate,
+    sys_fchownat,
+    sys_fdatasync,
+    sys_fsync,
+    sys_ftruncate,
+    sys_getxattr,
+    sys_listxattr,
+    sys_lseek,
+    sys_open_beneath,
+    sys_pread,
+    sys_pwrite,
+    sys_readlinkat,
+    sys_removexattr,
+    sys_setxattr,
+    sys_statx,
+    sys_utimens,
+)
+from unionfs._tree cimport (
+    SET_ATIME,
+    SET_ATIME_NOW,
+    SET_GID,
+    SET_KILL_SUIDGID,
+    SET_MODE,
+    SET_MTIME,
+    SET_MTIME_NOW,
+    SET_SIZE,
+    SET_UID,
+    WOULD_WAIT,
+    WRITE_KILL_SUIDGID,
+    Op,
+    SetAttr,
+)
+from unionfs._xattrs cimport (
+    XATTR_NAME_SIZE,
+    xattr_show_list,
+    xattr_to_disk,
+)
+
+cdef enum:
+    ALL = 0x7FFFFFFFFFFFFFFF
+    FIRST_HANDLES = 64
+    XATTR_LIST_LIMIT = 65536
+
+
+# --- handles -------------------------------------------------------------------------------
+
+cdef int content_handle(Table *t, Node *n, int fd, bint writable, uint64_t *handle) noexcept nogil:
+    """A handle that owns fd from now on; -ENOMEM (fd is then still the caller's)."""
+    cdef Handle *grown
+    cdef Handle *h
+    cdef uint32_t i, count
+    mutex_lock(&t.lock)
+    if t.handle_free == 0:
+        count = 2 * t.handle_count if t.handle_count else FIRST_HANDLES
+        grown = <Handle *>realloc(t.handles, count * sizeof(Handle))
+        if grown == NULL:
+            mutex_unlock(&t.lock)
+            return -ENOMEM
+        t.handles = grown
+        for i in range(t.handle_count, count):
+            memset(&grown[i], 0, sizeof(Handle))
+            grown[i].generation = 1
+            grown[i].next_free = t.handle_free
+            t.handle_free = i + 1
+        t.handle_count = count
+    h = &t.handles[t.handle_free - 1]
+    handle[0] = (<uint64_t>h.generation << 32) | t.handle_free
+    t.handle_free = h.next_free
+    h.node = n.id
+    h.fd = fd
+    h.branch = n.branch
+    h.writable = writable
+    n.pins += 1
+    mutex_unlock(&t.lock)
+    return 0
+
+
+cdef Handle *find_handle_locked(Table *t, uint64_t handle) noexcept nogil:
+    cdef uint32_t i = <uint32_t>handle
+    if i == 0 or i > t.handle_count:
+        return NULL
+    if t.handles[i - 1].node == 0 or t.handles[i - 1].generation != handle >> 32:
+        return NULL
+    return &t.handles[i - 1]
+
+
+cdef int content_release(Table *t, uint64_t handle, uint64_t *node) noexcept nogil:
+    """Closes a handle; its node stays pinned for the caller. -EBADF."""
+    cdef Handle *h
+    cdef int fd
+    mutex_lock(&t.lock)
+    h = find_handle_locked(t, handle)
+    if h == NULL:
+        mutex_unlock(&t.lock)
+        return -EBADF
+    fd = h.fd
+    node[0] = h.node
+    h.node = 0
+    h.generation += 1
+    h.next_free = t.handle_free
+    t.handle_free = <uint32_t>handle
+    mutex_unlock(&t.lock)
+    sys_close(fd)
+    return 0
+
+
+cdef int data_ref(Table *t, Node *n, uint64_t handle, bint write, Ref *ref) noexcept nogil:
+    """The descriptor for I/O: the handle's while it is of the right file, else the node's."""
+    cdef Handle *h = NULL
+    ref.fd = -1
+    if n.type != S_IFREG:
+        return -EISDIR if n.type == S_IFDIR else -EINVAL
+    if handle:
+        mutex_lock(&t.lock)
+        h = find_handle_locked(t, handle)
+        if h != NULL and h.node == n.id and h.branch == n.branch and (h.writable or not write):
+            # The kernel sends RELEASE only after the last request that names the handle.
+            ref.fd = h.fd
+            ref.cached = NULL
+            ref.own = False
+        mutex_unlock(&t.lock)
+        if h == NULL:
+            return -EBADF
+        if ref.fd >= 0:
+            return 0
+    return node_data_ref(t, n, write, ref)
+
+
+cdef int content_open(Table *t, Op *op, Node *n, uint32_t flags, uint64_t *handle) noexcept nogil:
+    """open(2) of a known node, with the rights of this moment."""
+    cdef bint write = (flags & O_ACCMODE) != O_RDONLY
+    cdef Ref ref
+    cdef int r = 0, fd
+    if n.type != S_IFREG:
+        return -EISDIR if n.type == S_IFDIR else -EINVAL
+    if write or flags & O_TRUNC:
+        r = need_upper(t, op, n, 0 if flags & O_TRUNC else ALL)
+    if r != 0:
+        return r
+    r = node_data_ref(t, n, write or (flags & O_TRUNC) != 0, &ref)
+    if r < 0:
+        return r
+    if flags & O_TRUNC:
+        r = sys_ftruncate(ref.fd, 0)
+    fd = sys_dup(ref.fd)
+    if r == 0 and fd < 0:
+        r = fd
+    if r == 0:
+        r = content_handle(t, n, fd, ref.cached == NULL or ref.cached.writable, handle)
+    if r < 0 and fd >= 0:
+        sys_close(fd)
+    ref_drop(t, &ref)
+    return r
+
+
+# --- attributes ----------------------------------------------------------------------------
+
+cdef int kill_set_ids(int fd) noexcept nogil:
+    """What a write, a truncation and the like by another than root do to set-id bits."""
+    cdef Stat st
+    cdef uint32_t mode
+    cdef int r = sys_statx(fd, b"", AT_EMPTY_PATH, &st)
+    if r < 0:
+        return r
+    mode = st.stx_mode & ~S_ISUID
+    if mode & S_IXGRP:          # without it the bit asks for mandatory locking
+        mode &= ~S_ISGID
+    return sys_chmodfd(fd, mode & 0o7777) if mode != st.stx_mode else 0
+
+
+cdef int set_times(int fd, const SetAttr *wanted) noexcept nogil:
+    cdef TimeSpec times[2]
+    if not wanted.valid & (SET_ATIME | SET_MTIME | SET_ATIME_NOW | SET_MTIME_NOW):
+        return 0
+    times[0].tv_nsec = UTIME_OMIT
+    times[1].tv_nsec = UTIME_OMIT
+    if wanted.valid & SET_ATIME:
+        times[0] = wanted.atime
+    if wanted.valid & SET_MTIME:
+        times[1] = wanted.mtime
+    if wanted.valid & SET_ATIME_NOW:
+        times[0].tv_nsec = UTIME_NOW
+    if wanted.valid & SET_MTIME_NOW:
+        times[1].tv_nsec = UTIME_NOW
+    return sys_utimens(fd, b"", times)
+
+
+cdef int set_size(Table *t, Node *n, uint64_t handle, const SetAttr *wanted) noexcept nogil:
+    cdef Ref ref
+    cdef int r = data_ref(t, n, handle, True, &ref)
+    if r < 0:
+        return r
+    r = sys_ftruncate(ref.fd, <int64_t>wanted.size)
+    if r == 0 and wanted.valid & SET_KILL_SUIDGID:
+        r = kill_set_ids(ref.fd)
+    ref_drop(t, &ref)
+    return r
+
+
+cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAttr *wanted,
+                         Stat *st) noexcept nogil:
+    """chmod(2), chown(2), truncate(2) and utimensat(2); what is set first cannot undo the rest."""
+    cdef Ref ref
+    cdef uint32_t none = 0xFFFFFFFFu
+    cdef int r = 0
+    if wanted.valid & SET_SIZE and wanted.size > ALL:
+        return -EINVAL
+    r = need_upper(t, op, n, wanted.size if wanted.valid & SET_SIZE else <uint64_t>ALL)
+    if r != 0:
+        return r
+    if wanted.valid & SET_SIZE:
+        r = set_size(t, n, handle, wanted)
+        if r < 0:
+            return r
+    r = node_path_ref(t, n, &ref)
+    if r < 0:
+        return r
+    if wanted.valid & (SET_UID | SET_GID):
+        r = sys_fchownat(ref.fd, b"", wanted.uid if wanted.valid & SET_UID else none,
+                         wanted.gid if wanted.valid & SET_GID else none)
+    if r == 0 and wanted.valid & SET_KILL_SUIDGID and not wanted.valid & SET_SIZE:
+        r = kill_set_ids(ref.fd)
+    if r == 0 and wanted.valid & SET_MODE:
+        r = sys_chmodfd(ref.fd, wanted.mode & 0o7777)
+    if r == 0:
+        r = set_times(ref.fd, wanted)
+    ref_drop(t, &ref)
+    return r if r < 0 else node_stat(t, n, st)
+
+
+cdef int content_readlink(Table *t, Node *n, char *buffer, size_t size) noexcept nogil:
+    cdef Ref ref
+    cdef int r
+    if n.type != S_IFLNK:
+        return -EINVAL
+    r = node_path_ref(t, n, &ref)
+    if r < 0:
+        return r
+    r = <int>sys_readlinkat(ref.fd, b"", buffer, size)
+    ref_drop(t, &ref)
+    return r
+
+
+# --- data ----------------------------------------------------------------------------------
+
+cdef int64_t content_read(Table *t, Node *n, uint64_t handle, char *buffer, size_t size,
+                          uint64_t offset) noexcept nogil:
+    cdef Ref ref
+    cdef int64_t r = data_ref(t, n, handle, False, &ref)
+    if r == 0:
+        r = sys_pread(ref.fd, buffer, size, <int64_t>offset)
+        ref_drop(t, &ref)
+    return r
+
+
+cdef int64_t content_write(Table *t, Op *op, Node *n, uint64_t handle, const char *data,
+                           size_t size, uint64_t offset, uint32_t flags) noexcept nogil:
+    cdef Ref ref
+    cdef int64_t r = need_upper(t, op, n, ALL)
+    if r != 0:
+        return r
+    r = data_ref(t, n, handle, True, &ref)
+    if r < 0:
+        return r
+    r = sys_pwrite(ref.fd, data, size, <int64_t>offset)
+    if r > 0 and flags & WRITE_KILL_SUIDGID:
+        kill_set_ids(ref.fd)
+    ref_drop(t, &ref)
+    return r
+
+
+cdef int content_fsync(Table *t, Op *op, Node *n, uint64_t handle, bint datasync) noexcept nogil:
+    """fsync(2); what is only in a lower is safe already, and `volatile` promises nothing."""
+    cdef Ref ref
+    cdef int r, fd
+    if n.branch != 0 or t.volatile_:
+        return 0
+    if not op.may_wait:
+        return WOULD_WAIT
+    if n.type == S_IFDIR:
+        r = dir_ref(t, n, 0, &ref)
+        if r < 0:
+            return r
+        fd = sys_open_beneath(ref.fd, b".", O_RDONLY | O_DIRECTORY, 0)
+        ref_drop(t, &ref)
+        if fd < 0:
+            return fd
+        r = sys_fdatasync(fd) if datasync else sys_fsync(fd)
+        sys_close(fd)
+        return r
+    r = data_ref(t, n, handle, False, &ref)
+    if r < 0:
+        return 0 if r == -EINVAL else r
+    r = sys_fdatasync(ref.fd) if datasync else sys_fsync(ref.fd)
+    ref_drop(t, &ref)
+    return r
+
+
+cdef int64_t content_lseek(Table *t, Node *n, uint64_t handle, int64_t offset,
+                           int whence) noexcept nogil:
+    cdef Ref ref
+    cdef int64_t r = data_ref(t, n, handle, False, &ref)
+    if r == 0:
+        r = sys_lseek(ref.fd, offset, whence)
+        ref_drop(t, &ref)
+    return r
+
+
+cdef int content_fallocate(Table *t, Op *op, Node *n, uint64_t handle, int mode, uint64_t offset,
+                           uint64_t length) noexcept nogil:
+    cdef Ref ref
+    cdef int r = need_upper(t, op, n, ALL)
+    if r != 0:
+        return r
+    r = data_ref(t, n, handle, True, &ref)
+    if r < 0:
+        return r
+    r = sys_fallocate(ref.fd, mode, <int64_t>offset, <int64_t>length)
+    if r == 0 and op.uid != 0:
+        r = kill_set_ids(ref.fd)    # FALLOCATE has no flag that says so
+    ref_drop(t, &ref)
+    return r
+
+
+cdef int64_t content_copy_range(Table *t, Op *op, Node *source, uint64_t source_handle,
+                                uint64_t source_offset, Node *n, uint64_t handle,
+                                uint64_t offset, uint64_t length) noexcept nogil:
+    """copy_file_range(2): a clone where the branches' filesystem can."""
+    cdef Ref from_ref, to_ref
+    cdef int64_t from_at = <int64_t>source_offset, to_at = <int64_t>offset
+    cdef int64_t r = need_upper(t, op, n, ALL)
+    if r != 0:
+        return r
+    r = data_ref(t, source, source_handle, False, &from_ref)
+    if r < 0:
+        return r
+    r = data_ref(t, n, handle, True, &to_ref)
+    if r == 0:
+        r = sys_copy_file_range(from_ref.fd, &from_at, to_ref.fd, &to_at, <size_t>length)
+        if r > 0 and op.uid != 0:
+            kill_set_ids(to_ref.fd)
+        ref_drop(t, &to_ref)
+    ref_drop(t, &from_ref)
+    return r
+
+
+# --- extended attributes -------------------------------------------------------------------
+
+cdef int64_t content_getxattr(Table *t, Node *n, const char *name, char *buffer,
+                              size_t size) noexcept nogil:
+    cdef char stored[XATTR_NAME_SIZE]
+    cdef Ref ref
+    cdef int64_t r = xattr_to_disk(name, stored)
+    if r < 0:
+        return -ENODATA         # too long to have been stored
+    r = node_path_ref(t, n, &ref)
+    if r == 0:
+        r = sys_getxattr(ref.fd, stored, buffer, size)
+        ref_drop(t, &ref)
+    return r
+
+
+cdef int64_t content_listxattr(Table *t, Node *n, char *buffer, size_t size) noexcept nogil:
+    cdef char *names
+    cdef Ref ref
+    cdef int64_t r = node_path_ref(t, n, &ref)
+    if r < 0:
+        return r
+    r = sys_listxattr(ref.fd, NULL, 0)
+    if r > 0:
+        names = <char *>malloc(XATTR_LIST_LIMIT)
+        r = -ENOMEM
+        if names != NULL:
+            r = sys_listxattr(ref.fd, names, XATTR_LIST_LIMIT)
+            if r > 0:
+                r = xattr_show_list(names, r)
+            if r > 0 and size:
+                if <size_t>r > size:
+                    r = -ERANGE
+                else:
+                    memcpy(buffer, names, <size_t>r)
+            free(names)
+    ref_drop(t, &ref)
+    return r
+
+
+cdef void changed_xattr(Node *n, const char *name) noexcept nogil:
+    if n.dir != NULL and strcmp(name, b"system.posix_acl_default") == 0:
+        n.dir.inherit_known = False
+
+
+cdef int content_setxattr(Table *t, Op *op, Node *n, const char *name, const char *value,
+                          size_t size, int flags, bint kill_sgid) noexcept nogil:
+    cdef char stored[XATTR_NAME_SIZE]
+    cdef Ref ref
+    cdef Stat st
+    cdef int r = xattr_to_disk(name, stored)
+    if r == 0:
+        r = need_upper(t, op, n, ALL)
+    if r == 0:
+        r = node_path_ref(t, n, &ref)
+    if r != 0:
+        return r
+    r = sys_setxattr(ref.fd, stored, value, size, flags)
+    if r == 0 and kill_sgid:
+        r = sys_statx(ref.fd, b"", AT_EMPTY_PATH, &st)
+        if r == 0 and st.stx_mode & S_ISGID:
+            r = sys_chmodfd(ref.fd, st.stx_mode & 0o7777 & ~S_ISGID)
+    changed_xattr(n, name)
+    ref_drop(t, &ref)
+    return r
+
+
+cdef int content_removexattr(Table *t, Op *op, Node *n, const char *name) noexcept nogil:
+    cdef char stored[XATTR_NAME_SIZE]
+    cdef Ref ref
+    cdef int64_t r = xattr_to_disk(name, stored)
+    if r < 0:
+        return -ENODATA
+    # What is not there is not worth a copy-up. (Removing an ACL that is not there succeeds, acl(5).)
+    r = content_getxattr(t, n, name, NULL, 0)
+    if r == -ENODATA and strncmp(name, b"system.posix_acl_", 17) == 0:
+        return 0
+    if r < 0:
+        return <int>r
+    r = need_upper(t, op, n, ALL)
+    if r == 0:
+        r = node_path_ref(t, n, &ref)
+    if r != 0:
+        return <int>r
+    r = sys_removexattr(ref.fd, stored)
+    changed_xattr(n, name)
+    ref_drop(t, &ref)
+    return <int>r

@@ -1,0 +1,417 @@
+# cython: language_level=3
+"""Copy-up of one node.
+
+A copy is built where nobody sees it (without a name, or in the work directory), complete with owner,
+mode, attributes and times, synced, and only then given its name: a crash leaves the name as
+it was or as it is after. Reading the node goes on meanwhile; what changes it waits in `settle`.
+"""
+from libc.errno cimport EINVAL, EIO, EISDIR, ENOENT, ENOMEM, ENOSYS, EOPNOTSUPP, ENXIO, EOPNOTSUPP, EPERM, ESTALE, EXDEV
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+from unionfs._identity cimport mark_impure, record_origin
+from unionfs._listing cimport listing_put_locked
+from unionfs._marks cimport WORK_NAME, work_new_name
+from unionfs._nodes cimport (
+    COPYING,
+    LOWER,
+    NAME_LIMIT,
+    UPPER,
+    Fd,
+    Node,
+    Ref,
+    Table,
+    dir_add_upper_locked,
+    dir_ref,
+    fd_close_doomed,
+    fd_retire_locked,
+    node_set_key_locked,
+    node_unpin_locked,
+    ref_drop,
+)
+from unionfs._sys cimport (
+    AT_EMPTY_PATH,
+    AT_REMOVEDIR,
+    O_CREAT,
+    O_EXCL,
+    O_NOATIME,
+    O_NOFOLLOW,
+    O_NONBLOCK,
+    O_PATH,
+    O_RDONLY,
+    O_RDWR,
+    O_TMPFILE,
+    S_IFDIR,
+    S_IFLNK,
+    S_IFMT,
+    S_IFREG,
+    SEEK_DATA,
+    SEEK_HOLE,
+    Stat,
+    TimeSpec,
+    cond_broadcast,
+    cond_wait,
+    mutex_lock,
+    mutex_unlock,
+    sys_chmodfd,
+    sys_clone,
+    sys_close,
+    sys_copy_file_range,
+    sys_dup_over,
+    sys_fchownat,
+    sys_fsync,
+    sys_ftruncate,
+    sys_linkfd,
+    sys_lseek,
+    sys_makedev,
+    sys_mkdirat,
+    sys_mknodat,
+    sys_open_beneath,
+    sys_pread,
+    sys_pwrite,
+    sys_readlinkat,
+    sys_renameat2,
+    sys_statx,
+    sys_symlinkat,
+    sys_unlinkat,
+    sys_utimens,
+)
+from unionfs._tree cimport WOULD_WAIT
+from unionfs._xattrs cimport xattr_copy_all
+
+cdef enum:
+    CHUNK = 1048576
+    # Below this, one read and one write are quicker than asking for a clone first.
+    SMALL = 65536
+    LINK_LIMIT = 4096           # PATH_MAX
+
+
+# --- blocks --------------------------------------------------------------------------------
+
+cdef int copy_buffered(int from_fd, int to_fd, int64_t at, int64_t end) noexcept nogil:
+    """Copies [at, end) through a buffer; a file that got shorter meanwhile ends early."""
+    cdef size_t size = <size_t>min(end - at, <int64_t>CHUNK)
+    cdef char *buffer
+    cdef int64_t got, put, done
+    cdef int r = 0
+    if end <= at:
+        return 0
+    buffer = <char *>malloc(size)
+    if buffer == NULL:
+        return -ENOMEM
+    while r == 0 and at < end:
+        got = sys_pread(from_fd, buffer, <size_t>min(<int64_t>size, end - at), at)
+        if got <= 0:
+            r = <int>got
+            break
+        done = 0
+        while r == 0 and done < got:
+            put = sys_pwrite(to_fd, buffer + done, <size_t>(got - done), at + done)
+            if put <= 0:
+                r = <int>put if put < 0 else -EIO
+            else:
+                done += put
+        at += got
+    free(buffer)
+    return r
+
+
+cdef int copy_extent(int from_fd, int to_fd, int64_t at, int64_t end) noexcept nogil:
+    """Copies [at, end) inside the kernel where it can, through a buffer where not."""
+    cdef int64_t from_at = at, to_at = at, copied
+    while from_at < end:
+        copied = sys_copy_file_range(from_fd, &from_at, to_fd, &to_at, <size_t>(end - from_at))
+        if copied == 0:
+            return 0
+        if copied < 0:
+            if copied in (-EXDEV, -EINVAL, -ENOSYS, -EOPNOTSUPP):
+                return copy_buffered(from_fd, to_fd, from_at, end)
+            return <int>copied
+    return 0
+
+
+cdef int copy_data(int from_fd, int to_fd, uint64_t length, uint64_t allocated) noexcept nogil:
+    """Copies [0, length) of a file with `allocated` bytes on disk into an empty one."""
+    cdef int64_t size = <int64_t>length, at = 0, data, hole
+    cdef int r
+    if length == 0:
+        return 0
+    if length > SMALL and sys_clone(to_fd, from_fd) == 0:
+        return sys_ftruncate(to_fd, size)
+    if allocated >= length:
+        if length <= SMALL:
+            return copy_buffered(from_fd, to_fd, 0, size)
+        return copy_extent(from_fd, to_fd, 0, size)
+    r = sys_ftruncate(to_fd, size)
+    while r == 0 and at < size:
+        data = sys_lseek(from_fd, at, SEEK_DATA)
+        if data == -ENXIO:
+            return 0            # a hole up to the end
+        if data < 0:
+            return copy_extent(from_fd, to_fd, at, size)
+        hole = sys_lseek(from_fd, data, SEEK_HOLE)
+        if hole < 0 or hole > size:
+            hole = size
+        if data < hole:
+            r = copy_extent(from_fd, to_fd, data, hole)
+        at = hole
+    return r
+
+
+# --- one node ------------------------------------------------------------------------------
+
+cdef struct Copy:
+    # One copy-up on its way.
+    Table *t
+    Node *n
+    uint64_t keep           # bytes of data wanted
+    int source              # descriptor of the lower file (O_PATH but for regular files)
+    int target              # descriptor of the copy, -1 before it exists
+    char name[24]           # its name in the work directory, empty: it has none
+    Stat st
+
+
+cdef int copy_attributes(Copy *c) noexcept nogil:
+    """Owner, mode, xattrs, origin, times: in the order in which none undoes another."""
+    cdef TimeSpec times[2]
+    cdef int r = 0
+    # A chown clears set-id bits and capabilities, so it comes first.
+    if c.st.stx_uid != c.t.uid or c.st.stx_gid != c.t.gid:
+        r = sys_fchownat(c.target, b"", c.st.stx_uid, c.st.stx_gid)
+        if r == -EINVAL:
+            r = -EPERM          # an owner that this user namespace does not know
+    if r == 0 and c.n.type != S_IFLNK:
+        r = sys_chmodfd(c.target, c.st.stx_mode & 0o7777)
+    if r == 0:
+        r = xattr_copy_all(c.t, c.source, c.target)
+    # One of several links becomes a file of its own, which needs a number of its own.
+    if r == 0 and (c.st.stx_nlink == 1 or c.n.type == S_IFDIR):
+        r = record_origin(c.t, c.n, c.target)
+    if r == 0:
+        times[0].tv_sec = c.st.stx_atime.tv_sec
+        times[0].tv_nsec = c.st.stx_atime.tv_nsec
+        times[1].tv_sec = c.st.stx_mtime.tv_sec
+        times[1].tv_nsec = c.st.stx_mtime.tv_nsec
+        r = sys_utimens(c.target, b"", times)
+    return r
+
+
+cdef int copy_regular(Copy *c) noexcept nogil:
+    """A file without a name, or (where the filesystem has no O_TMPFILE) one in the work directory."""
+    cdef uint64_t size = min(c.keep, c.st.stx_size)
+    cdef int r
+    c.target = sys_open_beneath(c.t.work_fd, b".", O_TMPFILE | O_RDWR, 0o600)
+    if c.target in (-EOPNOTSUPP, -EISDIR, -ENOENT, -EINVAL):
+        work_new_name(c.t, c.name)
+        c.target = sys_open_beneath(c.t.work_fd, c.name, O_CREAT | O_EXCL | O_RDWR, 0o600)
+    if c.target < 0:
+        c.name[0] = 0
+        return c.target
+    r = copy_data(c.source, c.target, size, c.st.stx_blocks * 512)
+    if r == 0:
+        r = copy_attributes(c)
+    if r == 0 and size and not c.t.volatile_:
+        # Before the name: with delayed allocation a crash would leave an empty file there.
+        r = sys_fsync(c.target)
+    if r == 0:
+        c.t.copy_up_bytes += size
+    return r
+
+
+cdef int copy_other(Copy *c) noexcept nogil:
+    """A directory (without its content), a symbolic link, a FIFO, a socket or a device."""
+    cdef char link[LINK_LIMIT]
+    cdef int64_t length
+    cdef int r
+    work_new_name(c.t, c.name)
+    if c.n.type == S_IFDIR:
+        r = sys_mkdirat(c.t.work_fd, c.name, 0o700)
+    elif c.n.type == S_IFLNK:
+        length = sys_readlinkat(c.source, b"", link, LINK_LIMIT - 1)
+        r = <int>length
+        if length >= 0:
+            link[length] = 0
+            r = sys_symlinkat(link, c.t.work_fd, c.name)
+    else:
+        r = sys_mknodat(c.t.work_fd, c.name, c.n.type | 0o600,
+                        sys_makedev(c.st.stx_rdev_major, c.st.stx_rdev_minor))
+    if r < 0:
+        c.name[0] = 0
+        return r
+    c.target = sys_open_beneath(c.t.work_fd, c.name, O_PATH | O_NOFOLLOW, 0)
+    return copy_attributes(c) if c.target >= 0 else c.target
+
+
+cdef int give_name(Copy *c, Node *parent, int dirfd, const char *name) noexcept nogil:
+    """The copy appears under its name; the directory's own times stay what they were."""
+    cdef TimeSpec times[2]
+    cdef Stat st
+    cdef int r = mark_impure(c.t, parent, dirfd)
+    if r in (-EOPNOTSUPP, -EPERM):
+        r = 0                   # then there are no origins either
+    if r == 0:
+        r = sys_statx(dirfd, b"", AT_EMPTY_PATH, &st)
+    if r < 0:
+        return r
+    if c.name[0]:
+        r = sys_renameat2(c.t.work_fd, c.name, dirfd, name, 0)
+    else:
+        r = sys_linkfd(c.target, dirfd, name)
+    if r < 0:
+        return r
+    c.name[0] = 0
+    times[0].tv_sec = st.stx_atime.tv_sec
+    times[0].tv_nsec = st.stx_atime.tv_nsec
+    times[1].tv_sec = st.stx_mtime.tv_sec
+    times[1].tv_nsec = st.stx_mtime.tv_nsec
+    sys_utimens(dirfd, b"", times)
+    return 0
+
+
+cdef int open_source(Copy *c, int dirfd, const char *name) noexcept nogil:
+    cdef int flags = O_PATH | O_NOFOLLOW
+    if c.n.type == S_IFREG:
+        flags = O_RDONLY | O_NONBLOCK | O_NOFOLLOW
+        c.source = sys_open_beneath(dirfd, name, flags | O_NOATIME, 0)
+        if c.source == -EPERM:
+            c.source = sys_open_beneath(dirfd, name, flags, 0)
+    else:
+        c.source = sys_open_beneath(dirfd, name, flags, 0)
+    if c.source < 0:
+        return c.source
+    return sys_statx(c.source, b"", AT_EMPTY_PATH, &c.st)
+
+
+cdef int make_copy(Copy *c) noexcept nogil:
+    if c.st.stx_mode & S_IFMT != c.n.type:
+        return -ESTALE          # the branch was changed from outside
+    return copy_regular(c) if c.n.type == S_IFREG else copy_other(c)
+
+
+cdef int copy_named(Copy *c, Node *parent, uint16_t branch, const char *name) noexcept nogil:
+    cdef Ref lower, upper
+    cdef int r = dir_ref(c.t, parent, branch, &lower)
+    if r < 0:
+        return r
+    r = open_source(c, lower.fd, name)
+    ref_drop(c.t, &lower)
+    if r < 0:
+        return r
+    r = dir_ref(c.t, parent, 0, &upper)
+    if r < 0:
+        return -ENOENT if r == -ESTALE else r
+    r = make_copy(c)
+    if r == 0:
+        r = give_name(c, parent, upper.fd, name)
+    ref_drop(c.t, &upper)
+    return r
+
+
+cdef int copy_orphan(Copy *c) noexcept nogil:
+    """A lower file whose name is gone but which somebody has open: its copy has no name either."""
+    cdef int r
+    c.source = c.n.orphan_fd
+    r = sys_statx(c.source, b"", AT_EMPTY_PATH, &c.st)
+    if r == 0:
+        r = make_copy(c)
+    if r == 0:
+        # In place: whoever reads through this descriptor number meanwhile sees the same bytes.
+        r = sys_dup_over(c.target, c.n.orphan_fd)
+    if r >= 0 and c.name[0]:
+        r = sys_unlinkat(c.t.work_fd, c.name, AT_REMOVEDIR if c.n.type == S_IFDIR else 0)
+        c.name[0] = 0
+    c.source = -1
+    return min(r, 0)
+
+
+cdef void finish(Copy *c, Node *parent, const char *text, size_t length, int r) noexcept nogil:
+    """Publishes the result in the table and wakes who waits for it."""
+    cdef Table *t = c.t
+    cdef Node *n = c.n
+    cdef Fd *doomed = NULL
+    mutex_lock(&t.lock)
+    n.state = LOWER
+    if r == 0:
+        node_set_key_locked(t, n, 0)
+        if n.dir != NULL:
+            dir_add_upper_locked(n)
+        if n.data != NULL:
+            fd_retire_locked(t, n.data, &doomed)
+        n.branch = 0
+        n.state = UPPER
+        n.seq += 1
+        t.copy_ups += 1
+        if parent != NULL:
+            n.names.branch = 0
+            listing_put_locked(t, parent, text, length, n.ino, n.type >> 12, 0, True)
+    t.copying -= 1
+    cond_broadcast(&t.settled)
+    if parent != NULL:
+        node_unpin_locked(t, parent, &doomed)
+    mutex_unlock(&t.lock)
+    fd_close_doomed(t, doomed)
+
+
+cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil:
+    """Brings one node into the upper; see the declaration. The node must be pinned."""
+    cdef char text[NAME_LIMIT + 1]
+    cdef size_t length = 0
+    cdef uint16_t branch
+    cdef uint32_t i
+    cdef Node *parent = NULL
+    cdef Copy c
+    cdef int r
+    mutex_lock(&t.lock)
+    while n.state == COPYING:
+        if not may_wait:
+            mutex_unlock(&t.lock)
+            return WOULD_WAIT
+        cond_wait(&t.settled, &t.lock)
+    if n.state == UPPER:
+        mutex_unlock(&t.lock)
+        return 0
+    if n.names == NULL and n.orphan_fd < 0:
+        mutex_unlock(&t.lock)
+        return -ESTALE
+    if n.names != NULL:
+        parent = n.names.parent
+        if parent.state != UPPER:
+            mutex_unlock(&t.lock)
+            return -ENOENT
+        parent.pins += 1
+        length = n.names.length
+        for i in range(length + 1):
+            text[i] = n.names.text[i]
+    branch = n.branch
+    n.state = COPYING
+    t.copying += 1
+    mutex_unlock(&t.lock)
+    c.t = t
+    c.n = n
+    c.keep = keep
+    c.source = c.target = -1
+    c.name[0] = 0
+    if parent != NULL:
+        r = copy_named(&c, parent, branch, text)
+    else:
+        r = copy_orphan(&c)
+    if c.name[0]:
+        sys_unlinkat(t.work_fd, c.name, AT_REMOVEDIR if n.type == S_IFDIR else 0)
+    if c.source >= 0:
+        sys_close(c.source)
+    if c.target >= 0:
+        sys_close(c.target)
+    finish(&c, parent, text, length, r)
+    return r
+
+
+cdef int settle(Table *t, Node *n, bint may_wait) noexcept nogil:
+    cdef int r = 0
+    mutex_lock(&t.lock)
+    while n.state == COPYING:
+        if not may_wait:
+            r = WOULD_WAIT
+            break
+        cond_wait(&t.settled, &t.lock)
+    mutex_unlock(&t.lock)
+    return r

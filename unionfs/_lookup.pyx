@@ -1,0 +1,405 @@
+# cython: language_level=3
+"""Look-up: top-down, a component at a time.
+
+The first branch that has a name decides what it is. A search ends at a whiteout, below an opaque
+directory, and below anything that is no directory; a whiteout hides only what lies in the branches
+below its own, so a name beside its own whiteout is visible.
+"""
+from libc.errno cimport (
+    EINVAL,
+    EIO,
+    ENAMETOOLONG,
+    ENOENT,
+    ENOMEM,
+    ENOTDIR,
+    ENOTEMPTY,
+    EROFS,
+    ESTALE,
+)
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memchr
+
+from unionfs._copy cimport copy_up
+from unionfs._identity cimport find_ino
+from unionfs._listing cimport listing_find_locked, listing_get
+from unionfs._marks cimport mark_beside, mark_is_opaque, mark_is_whiteout, mark_reserved
+from unionfs._nodes cimport (
+    ENTRY_BELOW,
+    ENTRY_WHITEOUT,
+    LOWER,
+    NAME_LIMIT,
+    UPPER,
+    Dir,
+    Entry,
+    Fd,
+    Listing,
+    Name,
+    Node,
+    Ref,
+    Table,
+    dir_new,
+    dir_ref,
+    fd_close_doomed,
+    listing_release_locked,
+    name_add_locked,
+    name_find_locked,
+    name_remove_locked,
+    node_by_key_locked,
+    node_new_locked,
+    node_set_key_locked,
+    node_stat,
+    node_unpin,
+    node_unpin_locked,
+    ref_drop,
+)
+from unionfs._sys cimport (
+    O_DIRECTORY,
+    O_NOFOLLOW,
+    O_PATH,
+    S_IFDIR,
+    S_IFMT,
+    S_IFREG,
+    Stat,
+    mutex_lock,
+    mutex_unlock,
+    sys_close,
+    sys_open_beneath,
+    sys_statx,
+)
+from unionfs._tree cimport NEEDS_PREPARE, PREPARE_UPPER, WOULD_WAIT, Op
+
+cdef enum:
+    # So many look-ups (times branches) without a listing, and an index is worth building.
+    INDEX_AFTER = 16
+    ATTEMPTS = 100
+
+cdef struct Found:
+    # What a name turned out to be.
+    Stat st
+    uint64_t ino
+    uint16_t count          # branches that hold it, more than one for a directory
+    uint16_t *branch        # room for every branch
+
+
+cdef int check_name(const char *name, size_t length) noexcept nogil:
+    """0 if this can be a name in a directory."""
+    if length > NAME_LIMIT:
+        return -ENAMETOOLONG
+    if length == 0 or memchr(name, b"/", length) != NULL or memchr(name, 0, length) != NULL:
+        return -EINVAL
+    if name[0] == b"." and (length == 1 or (length == 2 and name[1] == b".")):
+        return -EINVAL
+    return 0
+
+
+# --- the search ----------------------------------------------------------------------------
+
+cdef int index_branch(Table *t, Node *parent, const char *name, size_t length) noexcept nogil:
+    """The branch in which the directory's index has a name; -1 without an index, -ENOENT."""
+    cdef Dir *d = parent.dir
+    cdef Listing *l = NULL
+    cdef Entry *e
+    cdef int r = -1, error = 0
+    if d.count > 1 and d.listing == NULL:
+        d.lookups += 1
+        if <uint64_t>d.lookups * d.count > INDEX_AFTER:
+            l = listing_get(t, parent, &error)
+    mutex_lock(&t.lock)
+    if d.listing != NULL:
+        e = listing_find_locked(d.listing, name, length)
+        r = -ENOENT if e == NULL or e.flags & ENTRY_WHITEOUT else e.branch
+    if l != NULL:
+        listing_release_locked(t, l)
+    mutex_unlock(&t.lock)
+    return r
+
+
+cdef int ends_here(int dirfd, const char *name, size_t length, bint directory) noexcept nogil:
+    """1 if nothing of that name shows through from below this branch."""
+    cdef int r = mark_beside(dirfd, name, length)
+    cdef int fd
+    if r != 0 or not directory:
+        return r
+    fd = sys_open_beneath(dirfd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
+    if fd < 0:
+        return fd
+    r = mark_is_opaque(fd)
+    sys_close(fd)
+    return r
+
+
+cdef int branch_at(Table *t, Node *parent, uint16_t i, bint *last) noexcept nogil:
+    """The branch at place i of a directory's list, or -1 behind its end."""
+    cdef int branch = -1
+    mutex_lock(&t.lock)
+    if i < parent.dir.count:
+        branch = parent.dir.branch[i]
+        last[0] = i + 1 == parent.dir.count
+    mutex_unlock(&t.lock)
+    return branch
+
+
+cdef int search(Table *t, Node *parent, const char *name, size_t length,
+                Found *found) noexcept nogil:
+    """Looks a name up in the branches; -ENOENT if none shows it."""
+    cdef Ref ref
+    cdef Stat st
+    cdef uint16_t i = 0
+    cdef bint last = True
+    cdef int r, branch, start = index_branch(t, parent, name, length)
+    found.count = 0
+    if start == -ENOENT:
+        return -ENOENT
+    while True:
+        branch = branch_at(t, parent, i, &last)
+        i += 1
+        if branch < 0:
+            break
+        if branch < start:
+            continue
+        r = dir_ref(t, parent, <uint16_t>branch, &ref)
+        if r < 0:
+            return r
+        r = sys_statx(ref.fd, name, 0, &st)
+        if r == 0 and mark_is_whiteout(&st):
+            r = 1
+        elif r == 0 and found.count and st.stx_mode & S_IFMT != S_IFDIR:
+            r = 1               # a file below a directory is hidden by it
+        elif r == 0:
+            if found.count == 0:
+                found.st = st
+                found.ino = find_ino(t, parent, ref.fd, name, <uint16_t>branch, st.stx_ino)
+            found.branch[found.count] = <uint16_t>branch
+            found.count += 1
+            if st.stx_mode & S_IFMT != S_IFDIR:
+                r = 1
+            elif not last:
+                r = ends_here(ref.fd, name, length, True)
+        elif r == -ENOENT and not last and start < 0:
+            r = ends_here(ref.fd, name, length, False)
+        elif r == -ENOENT:
+            r = 0
+        ref_drop(t, &ref)
+        if r < 0:
+            return r
+        if r == 1:
+            break
+    return 0 if found.count else -ENOENT
+
+
+cdef Node *adopt_locked(Table *t, Node *parent, const char *name, size_t length,
+                        const Found *found) noexcept nogil:
+    """The node of what was found, pinned: a known one under a further name, or a new one."""
+    cdef uint32_t type_ = found.st.stx_mode & S_IFMT
+    cdef bint links = type_ != S_IFDIR and found.branch[0] == 0 and found.st.stx_nlink > 1
+    cdef Node *n = NULL
+    cdef Fd *doomed = NULL
+    if links:
+        n = node_by_key_locked(t, 0, found.st.stx_ino)
+        if n != NULL:
+            n.pins += 1
+    if n == NULL:
+        n = node_new_locked(t)
+        if n == NULL:
+            return NULL
+        n.type = type_
+        n.ino = found.ino
+        n.branch = found.branch[0]
+        n.state = UPPER if n.branch == 0 else LOWER
+        if type_ == S_IFDIR:
+            n.dir = dir_new(found.branch, found.count)
+            if n.dir == NULL:
+                node_unpin_locked(t, n, &doomed)
+                return NULL
+        if links:
+            node_set_key_locked(t, n, found.st.stx_ino)
+    if name_add_locked(t, parent, name, length, n, found.branch[0]) == NULL:
+        node_unpin_locked(t, n, &doomed)
+        return NULL
+    return n
+
+
+cdef int known_child(Table *t, Node *parent, const char *name, size_t length, Node **out,
+                     Stat *st) noexcept nogil:
+    """The node that has this name already; -ENOENT if there is none or it went away underneath."""
+    cdef Name *known
+    cdef Node *n
+    cdef Fd *doomed = NULL
+    cdef int r
+    mutex_lock(&t.lock)
+    known = name_find_locked(t, parent, name, length)
+    n = known.node if known != NULL else NULL
+    if n != NULL:
+        n.pins += 1
+    mutex_unlock(&t.lock)
+    if n == NULL:
+        return -ENOENT
+    r = node_stat(t, n, st)
+    if r == 0 and st.stx_mode & S_IFMT == n.type:
+        out[0] = n
+        return 0
+    mutex_lock(&t.lock)
+    if r == 0 or r == -ENOENT or r == -ESTALE or r == -ENOTDIR:
+        # A branch was changed from outside: look again.
+        r = -ENOENT
+        if name_find_locked(t, parent, name, length) == known and not n.changing:
+            name_remove_locked(t, known, &doomed)
+    node_unpin_locked(t, n, &doomed)
+    mutex_unlock(&t.lock)
+    fd_close_doomed(t, doomed)
+    return r
+
+
+cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Node **out,
+                    Stat *st) noexcept nogil:
+    """The node of a name, pinned, with its attributes. The parent must be pinned."""
+    cdef Found found
+    cdef Name *known
+    cdef Node *n = NULL
+    cdef uint32_t changes
+    cdef int r = check_name(name, length), attempt
+    if r < 0:
+        return r
+    if parent.dir == NULL:
+        return -ENOTDIR
+    if parent.removed or mark_reserved(name, length):
+        return -ENOENT
+    found.branch = NULL
+    found.ino = 0
+    for attempt in range(ATTEMPTS):
+        r = known_child(t, parent, name, length, out, st)
+        if r != -ENOENT:
+            break
+        if found.branch == NULL:
+            found.branch = <uint16_t *>malloc(t.branches * sizeof(uint16_t))
+            if found.branch == NULL:
+                return -ENOMEM
+        changes = parent.dir.changes
+        r = search(t, parent, name, length, &found)
+        if r < 0:
+            if r == -ENOENT and parent.dir.changes != changes:
+                continue
+            break
+        mutex_lock(&t.lock)
+        known = name_find_locked(t, parent, name, length)
+        if known == NULL and parent.dir.changes == changes:
+            n = adopt_locked(t, parent, name, length, &found)
+            r = 0 if n != NULL else -ENOMEM
+        mutex_unlock(&t.lock)
+        if r < 0:
+            break
+        if n != NULL:
+            st[0] = found.st
+            st.stx_ino = n.ino
+            if found.count > 1:
+                st.stx_nlink = 1
+            out[0] = n
+            break
+        r = -EIO                # after ATTEMPTS rounds; otherwise another thread was quicker
+    free(found.branch)
+    return r
+
+
+# --- before a change -----------------------------------------------------------------------
+
+cdef int shown_below(Table *t, Node *parent, const char *name, size_t length) noexcept nogil:
+    """Does a lower branch show this name where the upper has none, or has hidden it?"""
+    cdef Entry *e
+    cdef Ref ref
+    cdef Stat st
+    cdef uint16_t i = 0
+    cdef bint last = True
+    cdef int r = -1, branch
+    if parent.dir.count < 2:
+        return 0
+    mutex_lock(&t.lock)
+    if parent.dir.listing != NULL:
+        e = listing_find_locked(parent.dir.listing, name, length)
+        if e == NULL:
+            r = 0
+        elif not e.flags & ENTRY_WHITEOUT:
+            r = 1 if e.branch != 0 or e.flags & ENTRY_BELOW else 0
+    mutex_unlock(&t.lock)
+    if r >= 0:
+        return r
+    while True:
+        branch = branch_at(t, parent, i, &last)
+        i += 1
+        if branch < 0:
+            return 0
+        if branch == 0:
+            continue
+        r = dir_ref(t, parent, <uint16_t>branch, &ref)
+        if r < 0:
+            return r
+        r = sys_statx(ref.fd, name, 0, &st)
+        if r == 0:
+            r = 2 if mark_is_whiteout(&st) else 1
+        elif r == -ENOENT:
+            r = 2 if mark_beside(ref.fd, name, length) == 1 else 0
+        ref_drop(t, &ref)
+        if r != 0:
+            return 0 if r == 2 else r
+
+
+cdef int need_parent(Table *t, Op *op, Node *n) noexcept nogil:
+    """The directory above a node, and what is above it, in the upper: 0, a Verdict, -errno."""
+    cdef Node *parent = NULL
+    cdef bint one_step = False
+    cdef int r = 0
+    mutex_lock(&t.lock)
+    if n.names != NULL and n.names.parent.state != UPPER:
+        parent = n.names.parent
+        parent.pins += 1
+        one_step = parent.names != NULL and parent.names.parent.state == UPPER
+    mutex_unlock(&t.lock)
+    if parent == NULL:
+        return 0
+    if one_step:
+        r = copy_up(t, parent, 0, op.may_wait)
+    else:
+        op.prepare_kind = PREPARE_UPPER
+        op.prepare_node = parent.id
+        r = NEEDS_PREPARE
+    node_unpin(t, parent)
+    return r
+
+
+cdef int need_upper(Table *t, Op *op, Node *n, uint64_t keep) noexcept nogil:
+    """See the declaration. The node must be pinned."""
+    cdef Stat st
+    cdef uint64_t size = 0
+    cdef int r
+    if n.state == UPPER:
+        return 0
+    if not t.writable:
+        return -EROFS
+    if n.type == S_IFREG:
+        r = node_stat(t, n, &st)
+        if r < 0:
+            return r
+        size = min(st.stx_size, keep)
+        if size > t.inline_limit:
+            op.prepare_kind = PREPARE_UPPER
+            op.prepare_node = n.id
+            return NEEDS_PREPARE
+    r = need_parent(t, op, n)
+    if r != 0:
+        return r
+    if size and not t.volatile_ and not op.may_wait:
+        return WOULD_WAIT       # for an fsync
+    return copy_up(t, n, keep, op.may_wait)
+
+
+cdef int check_empty(Table *t, Node *n) noexcept nogil:
+    cdef int error = 0
+    cdef bint empty
+    cdef Listing *l = listing_get(t, n, &error)
+    if l == NULL:
+        return error
+    mutex_lock(&t.lock)
+    empty = l.alive == 0
+    listing_release_locked(t, l)
+    mutex_unlock(&t.lock)
+    return 0 if empty else -ENOTEMPTY

@@ -1,0 +1,431 @@
+# cython: language_level=3
+"""Creating names, in the order of steps that a crash cannot tear.
+
+Where the upper hides a lower name, the formats differ. ``.wh.`` format: the whiteout goes down before the
+name goes, and comes away after the name has come; between the two both are there, and a name beside
+its own whiteout is visible. Overlay format: the new state is built in the work directory and takes
+its place with one rename. docs/format.md has the table of steps.
+"""
+from libc.errno cimport (
+    EEXIST,
+    EINVAL,
+    EISDIR,
+    ENOENT,
+    ENOMEM,
+    ENOTDIR,
+    ENOTEMPTY,
+    EOPNOTSUPP,
+    EPERM,
+    EROFS,
+    EXDEV,
+)
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+from unionfs._identity cimport mark_impure, show_ino
+from unionfs._listing cimport listing_put_locked
+from unionfs._lookup cimport check_name, child_find, need_upper, shown_below
+from unionfs._marks cimport (
+    WORK_NAME,
+    mark_beside,
+    mark_clear_directory,
+    mark_format,
+    mark_is_whiteout,
+    mark_make_device,
+    mark_put,
+    mark_remove,
+    mark_reserved,
+    mark_set_opaque,
+    work_new_name,
+)
+from unionfs._nodes cimport (
+    FORMAT_AUFS,
+    FORMAT_OVERLAY,
+    RENAME_DIR_EXDEV,
+    UPPER,
+    Fd,
+    Name,
+    Node,
+    Ref,
+    Table,
+    change_begin,
+    change_end_locked,
+    dir_keep_upper_only_locked,
+    dir_new,
+    dir_ref,
+    fd_close_doomed,
+    name_add_locked,
+    name_find_locked,
+    name_remove_locked,
+    node_adopt_fd_locked,
+    node_data_ref,
+    node_new_locked,
+    node_path_ref,
+    node_set_key_locked,
+    node_stat,
+    node_unpin,
+    node_unpin_locked,
+    ref_drop,
+)
+from unionfs._sys cimport (
+    AT_EMPTY_PATH,
+    AT_REMOVEDIR,
+    O_CREAT,
+    O_DIRECTORY,
+    O_EXCL,
+    O_NOFOLLOW,
+    O_PATH,
+    O_RDWR,
+    O_TMPFILE,
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    RENAME_WHITEOUT,
+    S_IFDIR,
+    S_IFLNK,
+    S_IFMT,
+    S_IFREG,
+    S_ISGID,
+    S_ISUID,
+    Stat,
+    mutex_lock,
+    mutex_unlock,
+    sys_chmodfd,
+    sys_close,
+    sys_dup,
+    sys_fchownat,
+    sys_getxattr,
+    sys_linkfd,
+    sys_mkdirat,
+    sys_mknodat,
+    sys_open_beneath,
+    sys_removexattr,
+    sys_renameat2,
+    sys_setxattr,
+    sys_statx,
+    sys_symlinkat,
+    sys_unlinkat,
+)
+from unionfs._tree cimport NEEDS_PREPARE, PREPARE_WHOLE, Op
+
+cdef const char *DEFAULT_ACL = "system.posix_acl_default"
+
+cdef enum:
+    ALL = 0x7FFFFFFFFFFFFFFF
+    ACL_SIZE = 4096
+
+cdef struct Born:
+    # A file that has just been created.
+    int fd                  # O_RDWR for a regular file, O_PATH otherwise
+    Stat st
+
+
+cdef int open_parent(Table *t, Op *op, Node *parent, Ref *ref) noexcept nogil:
+    """The upper directory in which a name changes, brought up if need be."""
+    cdef int r
+    if parent.dir == NULL:
+        return -ENOTDIR
+    if not t.writable:
+        return -EROFS
+    if parent.removed:
+        return -ENOENT
+    r = need_upper(t, op, parent, 0)
+    return r if r != 0 else dir_ref(t, parent, 0, ref)
+
+
+cdef int check_new_name(const char *name, size_t length) noexcept nogil:
+    cdef int r = check_name(name, length)
+    if r == 0 and mark_reserved(name, length):
+        return -EPERM           # it would say something about another name
+    return r
+
+
+# --- creating ------------------------------------------------------------------------------
+
+cdef bint has_default_acl(Node *parent, int dirfd) noexcept nogil:
+    """Does the branch give new files an ACL? Then the umask does not count (acl(5))."""
+    if not parent.dir.inherit_known:
+        parent.dir.has_default_acl = sys_getxattr(dirfd, DEFAULT_ACL, NULL, 0) > 0
+        parent.dir.inherit_known = True
+    return parent.dir.has_default_acl
+
+
+cdef int make_file(Table *t, Op *op, const Make *make, uint32_t mode, int dirfd, const char *name,
+                   Born *born) noexcept nogil:
+    """Creates one file under its name in a directory and opens it."""
+    cdef uint32_t type_ = make.mode & S_IFMT
+    cdef Ref source
+    cdef int r
+    born.fd = -1
+    if make.source != NULL:
+        r = node_path_ref(t, make.source, &source)
+        if r < 0:
+            return r
+        r = sys_linkfd(source.fd, dirfd, name)
+        ref_drop(t, &source)
+    elif type_ == S_IFREG:
+        r = sys_open_beneath(dirfd, name, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, mode & 0o777)
+        born.fd = r
+    elif type_ == S_IFDIR:
+        r = sys_mkdirat(dirfd, name, mode & 0o1777)
+    elif type_ == S_IFLNK:
+        r = sys_symlinkat(make.target, dirfd, name)
+    else:
+        r = sys_mknodat(dirfd, name, type_ | (mode & 0o777), make.rdev)
+    if r < 0:
+        return r
+    if born.fd < 0:
+        born.fd = sys_open_beneath(dirfd, name, O_PATH | O_NOFOLLOW, 0)
+        if born.fd < 0:
+            return born.fd
+    return sys_statx(born.fd, b"", AT_EMPTY_PATH, &born.st)
+
+
+cdef int give_owner(Op *op, const Make *make, uint32_t mode, bint group_from_parent,
+                    Born *born) noexcept nogil:
+    """The caller's uid and gid, then the set-id bits, which a chown would have cleared."""
+    cdef uint32_t gid = born.st.stx_gid if group_from_parent else op.gid
+    cdef uint32_t special = mode & (S_ISUID | S_ISGID)
+    cdef int r
+    if make.source != NULL:
+        return 0
+    if born.st.stx_uid != op.uid or born.st.stx_gid != gid:
+        r = sys_fchownat(born.fd, b"", op.uid, gid)
+        if r < 0:
+            return -EPERM if r == -EINVAL else r
+        born.st.stx_uid = op.uid
+        born.st.stx_gid = gid
+    if special and (make.mode & S_IFMT) != S_IFLNK and (born.st.stx_mode & special) != special:
+        r = sys_chmodfd(born.fd, (born.st.stx_mode & 0o7777) | special)
+        if r < 0:
+            return r
+        born.st.stx_mode |= <unsigned short>special
+    return 0
+
+
+cdef int make_owned(Table *t, Op *op, const Make *make, Node *parent, int parent_fd, int dirfd,
+                    const char *name, Born *born) noexcept nogil:
+    """A new file with its final owner and mode, or none."""
+    cdef uint32_t mode = make.mode
+    cdef Stat above
+    cdef int r
+    if make.source == NULL and (mode & S_IFMT) != S_IFLNK and not has_default_acl(parent, parent_fd):
+        mode &= ~op.umask
+    r = make_file(t, op, make, mode, dirfd, name, born)
+    if r == 0 and make.source == NULL:
+        if (born.st.stx_uid != op.uid or born.st.stx_gid != op.gid
+                or mode & (S_ISUID | S_ISGID)):
+            r = sys_statx(parent_fd, b"", AT_EMPTY_PATH, &above)
+            if r == 0:
+                r = give_owner(op, make, mode, (above.stx_mode & S_ISGID) != 0, born)
+        if r < 0:
+            sys_unlinkat(dirfd, name, AT_REMOVEDIR if (mode & S_IFMT) == S_IFDIR else 0)
+    if r < 0 and born.fd >= 0:
+        sys_close(born.fd)
+        born.fd = -1
+    return r
+
+
+cdef int open_nursery(Table *t, Node *parent, int parent_fd, char *nursery) noexcept nogil:
+    """A directory in the work directory in which files are born as they would be in `parent`: with its
+    group if it is set-group-id, and its default ACL. Nothing of ACL inheritance is written here again.
+    """
+    cdef char acl[ACL_SIZE]
+    cdef int64_t size
+    cdef Stat st
+    cdef int fd, r
+    work_new_name(t, nursery)
+    r = sys_statx(parent_fd, b"", AT_EMPTY_PATH, &st)
+    if r == 0:
+        r = sys_mkdirat(t.work_fd, nursery, 0o700)
+    if r < 0:
+        return r
+    fd = sys_open_beneath(t.work_fd, nursery, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
+    if fd < 0:
+        return fd
+    if st.stx_mode & S_ISGID:
+        r = sys_fchownat(fd, b"", t.uid, st.stx_gid)
+        if r == 0:
+            r = sys_chmodfd(fd, 0o2700)
+    if r == 0 and has_default_acl(parent, parent_fd):
+        size = sys_getxattr(parent_fd, DEFAULT_ACL, acl, ACL_SIZE)
+        r = sys_setxattr(fd, DEFAULT_ACL, acl, <size_t>size, 0) if size > 0 else <int>size
+    if r < 0:
+        sys_close(fd)
+        sys_unlinkat(t.work_fd, nursery, AT_REMOVEDIR)
+        return r
+    return fd
+
+
+cdef int make_over_whiteout(Table *t, Op *op, const Make *make, Node *parent, int dirfd,
+                            const char *name, Born *born) noexcept nogil:
+    """Creates a file where the upper has a whiteout device: built aside, put in place in one step."""
+    cdef char nursery[WORK_NAME]
+    cdef bint is_dir = (make.mode & S_IFMT) == S_IFDIR and make.source == NULL
+    cdef int r, fd = open_nursery(t, parent, dirfd, nursery)
+    if fd < 0:
+        return fd
+    r = make_owned(t, op, make, parent, dirfd, fd, b"new", born)
+    if r == 0:
+        if is_dir:
+            r = mark_set_opaque(t, born.fd)
+        if r == 0:
+            # A directory cannot be renamed over a device, but change places with it.
+            r = sys_renameat2(fd, b"new", dirfd, name, RENAME_EXCHANGE if is_dir else 0)
+        if r < 0:
+            sys_close(born.fd)
+            if is_dir:
+                mark_clear_directory(t, born.fd)
+            sys_unlinkat(fd, b"new", AT_REMOVEDIR if is_dir else 0)
+        elif is_dir:
+            sys_unlinkat(fd, b"new", 0)
+    sys_close(fd)
+    sys_unlinkat(t.work_fd, nursery, AT_REMOVEDIR)
+    return r
+
+
+cdef int take_whiteout_away(Table *t, Node *parent, int dirfd, const char *name, size_t length,
+                            uint32_t type_, int fd) noexcept nogil:
+    """A name has come beside its ``.wh.`` whiteout: 1 if there was one, 0, -errno."""
+    cdef int r
+    if parent.dir.count < 2:
+        return 0
+    r = mark_beside(dirfd, name, length)
+    if r != 1:
+        return r
+    if type_ == S_IFDIR:
+        r = mark_set_opaque(t, fd)
+    if r >= 0:
+        r = mark_remove(dirfd, name, length)
+    return 1 if r == 0 else r
+
+
+cdef int enter(Table *t, Node *parent, const char *name, size_t length, const Make *make,
+               Born *born, bint below, Node **out, Stat *st) noexcept nogil:
+    """Puts a new name into the table and gives the node its first descriptor."""
+    cdef uint32_t type_ = born.st.stx_mode & S_IFMT
+    cdef Fd *doomed = NULL
+    cdef Node *n = make.source
+    cdef uint16_t upper = 0
+    mutex_lock(&t.lock)
+    if n != NULL:
+        n.pins += 1
+        if n.key == 0:
+            node_set_key_locked(t, n, born.st.stx_ino)
+    else:
+        n = node_new_locked(t)
+        if n != NULL:
+            n.type = type_
+            n.ino = show_ino(t, 0, born.st.stx_ino)
+            n.state = UPPER
+            if type_ == S_IFDIR:
+                n.dir = dir_new(&upper, 1)
+    if n == NULL or (type_ == S_IFDIR and n.dir == NULL) or name_add_locked(
+            t, parent, name, length, n, 0) == NULL:
+        if n != NULL:
+            node_unpin_locked(t, n, &doomed)
+        mutex_unlock(&t.lock)
+        fd_close_doomed(t, doomed)
+        sys_close(born.fd)
+        return -ENOMEM          # the file is there; the next look-up finds it
+    if type_ == S_IFREG and make.source == NULL:
+        node_adopt_fd_locked(t, n, born.fd, &doomed)
+        born.fd = -1
+    n.removed = False
+    listing_put_locked(t, parent, name, length, n.ino, type_ >> 12, 0, below)
+    mutex_unlock(&t.lock)
+    fd_close_doomed(t, doomed)
+    if born.fd >= 0:
+        sys_close(born.fd)
+    out[0] = n
+    st[0] = born.st
+    st.stx_ino = n.ino
+    return 0
+
+
+cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t length,
+                     const Make *make, Node **out, Stat *st) noexcept nogil:
+    """Creates a name; see the declaration."""
+    cdef Born born
+    cdef Ref ref
+    cdef Stat there
+    cdef bint below = False
+    cdef int r = check_new_name(name, length)
+    if r < 0:
+        return r
+    if make.source != NULL:
+        r = need_upper(t, op, make.source, ALL)
+        if r != 0:
+            return r
+    r = open_parent(t, op, parent, &ref)
+    if r != 0:
+        return r
+    r = shown_below(t, parent, name, length)
+    if r == 1:
+        below = True
+        r = child_find(t, parent, name, length, out, &there)
+        if r == 0:
+            node_unpin(t, out[0])
+            ref_drop(t, &ref)
+            return -EEXIST
+        r = 0 if r == -ENOENT else r
+    if r == 0:
+        r = make_owned(t, op, make, parent, ref.fd, ref.fd, name, &born)
+    if r == -EEXIST and sys_statx(ref.fd, name, 0, &there) == 0 and mark_is_whiteout(&there):
+        r = make_over_whiteout(t, op, make, parent, ref.fd, name, &born)
+    elif r == 0:
+        r = take_whiteout_away(t, parent, ref.fd, name, length, make.mode & S_IFMT, born.fd)
+        if r < 0:
+            sys_close(born.fd)
+    if r >= 0:
+        if make.source != NULL and make.source.ino != born.st.stx_ino:
+            mark_impure(t, parent, ref.fd)
+        r = enter(t, parent, name, length, make, &born, below, out, st)
+    ref_drop(t, &ref)
+    return r
+
+
+cdef int change_tmpfile(Table *t, Op *op, Node *parent, uint32_t mode, Node **out,
+                        Stat *st) noexcept nogil:
+    """A file without a name in the upper (O_TMPFILE), which a link may name later."""
+    cdef Make make
+    cdef Born born
+    cdef Ref ref
+    cdef Stat above
+    cdef Fd *doomed = NULL
+    cdef Node *n
+    cdef int r = open_parent(t, op, parent, &ref)
+    if r != 0:
+        return r
+    make.mode = S_IFREG | mode
+    make.source = NULL
+    if not has_default_acl(parent, ref.fd):
+        mode &= ~op.umask
+    born.fd = sys_open_beneath(ref.fd, b".", O_TMPFILE | O_RDWR, mode & 0o777)
+    r = born.fd
+    if r >= 0:
+        r = sys_statx(born.fd, b"", AT_EMPTY_PATH, &born.st)
+    if r == 0:
+        r = sys_statx(ref.fd, b"", AT_EMPTY_PATH, &above)
+    if r == 0:
+        r = give_owner(op, &make, mode, (above.stx_mode & S_ISGID) != 0, &born)
+    ref_drop(t, &ref)
+    if r < 0:
+        if born.fd >= 0:
+            sys_close(born.fd)
+        return r
+    mutex_lock(&t.lock)
+    n = node_new_locked(t)
+    if n != NULL:
+        n.type = S_IFREG
+        n.ino = show_ino(t, 0, born.st.stx_ino)
+        n.state = UPPER
+        n.orphan_fd = born.fd
+        n.removed = True
+        t.orphans += 1
+    mutex_unlock(&t.lock)
+    if n == NULL:
+        sys_close(born.fd)
+        return -ENOMEM
+    out[0] = n
+    st[0] = born.st
+    st.stx_ino = n.ino
+    return 0

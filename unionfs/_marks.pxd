@@ -1,0 +1,23 @@
+# cython: language_level=3
+"""Whiteouts and opaque directories on disk: recognised in every format, written in the chosen one."""
+from libc.stdint cimport uint32_t
+
+from unionfs._nodes cimport Format, Table
+from unionfs._sys cimport Stat
+
+cdef enum:
+    MARK_PREFIX = 4         # length of ".wh."
+    WORK_NAME = 24          # bytes for a name in the work directory
+
+cdef bint mark_reserved(const char *name, size_t length) noexcept nogil
+cdef bint mark_is_whiteout(const Stat *st) noexcept nogil
+cdef int mark_beside(int dirfd, const char *name, size_t length) noexcept nogil
+cdef int mark_is_opaque(int dirfd) noexcept nogil
+cdef Format mark_format(const Table *t, size_t length) noexcept nogil
+cdef int mark_put(Table *t, int dirfd, const char *name, size_t length) noexcept nogil
+cdef int mark_remove(int dirfd, const char *name, size_t length) noexcept nogil
+cdef int mark_set_opaque(Table *t, int dirfd) noexcept nogil
+cdef int mark_hide_below(Table *t, int dirfd) noexcept nogil
+cdef int mark_make_device(Table *t, char *work_name) noexcept nogil
+cdef int mark_clear_directory(Table *t, int dirfd) noexcept nogil
+cdef void work_new_name(Table *t, char *name) noexcept nogil

@@ -1,0 +1,249 @@
+# cython: language_level=3
+"""Whiteouts and opaque directories on disk.
+
+Two formats: ``.wh.NAME`` and ``.wh..wh..opq`` (aufs(5), and the OCI image specification's
+layer.md), and 0/0 character devices with the ``overlay.opaque`` xattr (the kernel's
+Documentation/filesystems/overlayfs.rst). fuse-overlayfs adds a third opaque mark.
+"""
+from libc.errno cimport EEXIST, EINVAL, EMLINK, ENAMETOOLONG, ENODATA, ENOENT, EOPNOTSUPP, EPERM, EXDEV
+from libc.stdint cimport int64_t, uint16_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.string cimport memcmp, memcpy, strcmp, strlen
+
+from unionfs._nodes cimport FORMAT_AUFS, FORMAT_OVERLAY, NAME_LIMIT, Format, Table
+from unionfs._sys cimport (
+    DT_CHR,
+    DT_UNKNOWN,
+    O_CREAT,
+    O_DIRECTORY,
+    O_EXCL,
+    O_RDONLY,
+    O_WRONLY,
+    S_IFCHR,
+    S_IFMT,
+    DirEntry,
+    Stat,
+    TimeSpec,
+    mutex_lock,
+    mutex_unlock,
+    sys_close,
+    sys_getdents,
+    sys_getxattr,
+    sys_linkat,
+    sys_listxattr,
+    sys_mknodat,
+    sys_open_beneath,
+    sys_setxattr,
+    sys_statx,
+    sys_unlinkat,
+    sys_utimens,
+)
+
+cdef const char *OPAQUE_FILE = ".wh..wh..opq"
+# Names in the work directory of the inodes that all whiteouts are links to.
+cdef const char *SHARED_FILE = "whiteout"
+cdef const char *SHARED_DEVICE = "whiteout-device"
+
+cdef enum:
+    OPAQUE_XATTRS = 3
+    LIST_SIZE = 4096
+    DENTS_SIZE = 32768
+
+cdef const char **opaque_xattrs = [
+    b"trusted.overlay.opaque", b"user.overlay.opaque", b"user.fuseoverlayfs.opaque"]
+
+
+cdef bint mark_reserved(const char *name, size_t length) noexcept nogil:
+    """Is this a name that says something about others (``.wh.*``) instead of being one?"""
+    return length >= MARK_PREFIX and memcmp(name, b".wh.", MARK_PREFIX) == 0
+
+
+cdef bint mark_is_whiteout(const Stat *st) noexcept nogil:
+    return (st.stx_mode & S_IFMT) == S_IFCHR and st.stx_rdev_major == 0 and st.stx_rdev_minor == 0
+
+
+cdef inline bint mark_name(char *out, const char *name, size_t length) noexcept nogil:
+    """``.wh.NAME`` into NAME_LIMIT + 1 bytes; False when that is too long for a name."""
+    if length + MARK_PREFIX > NAME_LIMIT:
+        return False
+    memcpy(out, b".wh.", MARK_PREFIX)
+    memcpy(out + MARK_PREFIX, name, length)
+    out[MARK_PREFIX + length] = 0
+    return True
+
+
+cdef int mark_beside(int dirfd, const char *name, size_t length) noexcept nogil:
+    """1 if the directory holds ``.wh.NAME``, 0 if not, -errno."""
+    cdef char mark[NAME_LIMIT + 1]
+    cdef Stat st
+    cdef int r
+    if not mark_name(mark, name, length):
+        return 0
+    r = sys_statx(dirfd, mark, 0, &st)
+    if r == -ENOENT:
+        return 0
+    return 1 if r == 0 else r
+
+
+cdef int mark_is_opaque(int dirfd) noexcept nogil:
+    """1 if the directory hides what lies below it, in any format; 0 if not; -errno."""
+    cdef char names[LIST_SIZE]
+    cdef char value[4]
+    cdef Stat st
+    cdef int64_t size, at = 0
+    cdef int i, r
+    r = sys_statx(dirfd, OPAQUE_FILE, 0, &st)
+    if r != -ENOENT:
+        return 1 if r == 0 else r
+    size = sys_listxattr(dirfd, names, LIST_SIZE)
+    if size == -EOPNOTSUPP or size == 0:
+        return 0
+    for i in range(OPAQUE_XATTRS):
+        if size > 0:
+            at = 0
+            while at < size and strcmp(names + at, opaque_xattrs[i]) != 0:
+                at += strlen(names + at) + 1
+            if at >= size:
+                continue
+        # A list too long for the buffer: ask for each name.
+        if sys_getxattr(dirfd, opaque_xattrs[i], value, sizeof(value)) == 1 and value[0] == b"y":
+            return 1
+    return 0
+
+
+cdef Format mark_format(const Table *t, size_t length) noexcept nogil:
+    """The format of a name's whiteout: a name too long for ``.wh.`` gets a device."""
+    if length + MARK_PREFIX > NAME_LIMIT:
+        return FORMAT_OVERLAY
+    return t.format
+
+
+cdef void work_new_name(Table *t, char *name) noexcept nogil:
+    """A fresh name in the work directory (WORK_NAME bytes)."""
+    cdef uint64_t serial
+    mutex_lock(&t.lock)
+    t.serial += 1
+    serial = t.serial
+    mutex_unlock(&t.lock)
+    snprintf(name, WORK_NAME, "#%llx", <unsigned long long>serial)
+
+
+cdef int make_mark(int dirfd, const char *name, bint device) noexcept nogil:
+    cdef int fd
+    if device:
+        return sys_mknodat(dirfd, name, S_IFCHR, 0)
+    fd = sys_open_beneath(dirfd, name, O_CREAT | O_EXCL | O_WRONLY, 0o444)
+    if fd < 0:
+        return fd
+    sys_close(fd)
+    return 0
+
+
+cdef int link_mark(Table *t, int dirfd, const char *name, bint device) noexcept nogil:
+    """A whiteout as one more link of one shared inode: a third cheaper than a new inode."""
+    cdef const char *shared = SHARED_DEVICE if device else SHARED_FILE
+    cdef int r = sys_linkat(t.work_fd, shared, dirfd, name, 0)
+    if r == -EMLINK:
+        # Full: from now on the links go to a new inode.
+        r = sys_unlinkat(t.work_fd, shared, 0)
+        if r == 0 or r == -ENOENT:
+            r = -ENOENT
+    if r == -ENOENT:
+        r = make_mark(t.work_fd, shared, device)
+        if r == 0 or r == -EEXIST:
+            r = sys_linkat(t.work_fd, shared, dirfd, name, 0)
+    if r == -EPERM or r == -EXDEV or r == -EMLINK:
+        r = make_mark(dirfd, name, device)  # a filesystem without hard links
+    return r
+
+
+cdef int mark_put(Table *t, int dirfd, const char *name, size_t length) noexcept nogil:
+    """Puts a whiteout down where the upper has no such name (format overlay), or beside it.
+
+    1 if it was there before.
+    """
+    cdef char mark[NAME_LIMIT + 1]
+    cdef int r
+    if mark_format(t, length) == FORMAT_OVERLAY:
+        r = link_mark(t, dirfd, name, True)
+    else:
+        mark_name(mark, name, length)
+        r = link_mark(t, dirfd, mark, False)
+    return 1 if r == -EEXIST else r
+
+
+cdef int mark_remove(int dirfd, const char *name, size_t length) noexcept nogil:
+    """Removes ``.wh.NAME`` if it is there."""
+    cdef char mark[NAME_LIMIT + 1]
+    cdef int r
+    if not mark_name(mark, name, length):
+        return 0
+    r = sys_unlinkat(dirfd, mark, 0)
+    return 0 if r == -ENOENT else r
+
+
+cdef int mark_make_device(Table *t, char *work_name) noexcept nogil:
+    """A whiteout device in the work directory, to be renamed into its place."""
+    work_new_name(t, work_name)
+    return link_mark(t, t.work_fd, work_name, True)
+
+
+cdef int mark_hide_below(Table *t, int dirfd) noexcept nogil:
+    """Marks a directory opaque without putting a file into it."""
+    return sys_setxattr(dirfd, opaque_xattrs[0] if t.trusted else opaque_xattrs[1], b"y", 1, 0)
+
+
+cdef int mark_set_opaque(Table *t, int dirfd) noexcept nogil:
+    """Marks a directory of the upper opaque; its times stay."""
+    cdef Stat st
+    cdef TimeSpec times[2]
+    cdef int r
+    if t.format == FORMAT_OVERLAY:
+        return mark_hide_below(t, dirfd)
+    r = sys_statx(dirfd, ".", 0, &st)
+    if r < 0:
+        return r
+    r = link_mark(t, dirfd, OPAQUE_FILE, False)
+    if r == -EEXIST:
+        return 0
+    if r < 0:
+        return r
+    times[0].tv_sec = st.stx_atime.tv_sec
+    times[0].tv_nsec = st.stx_atime.tv_nsec
+    times[1].tv_sec = st.stx_mtime.tv_sec
+    times[1].tv_nsec = st.stx_mtime.tv_nsec
+    return sys_utimens(dirfd, b".", times)
+
+
+cdef int mark_clear_directory(Table *t, int dirfd) noexcept nogil:
+    """Removes all marks in a directory of the upper that shows nothing, so that it can go.
+
+    The caller has made sure that nothing below shows through meanwhile.
+    """
+    cdef char buffer[DENTS_SIZE]
+    cdef DirEntry *entry
+    cdef Stat st
+    cdef int64_t size, at
+    cdef int r = 0
+    cdef int fd = sys_open_beneath(dirfd, b".", O_RDONLY | O_DIRECTORY, 0)
+    if fd < 0:
+        return fd
+    while r == 0:
+        size = sys_getdents(fd, buffer, DENTS_SIZE)
+        if size <= 0:
+            r = <int>size
+            break
+        at = 0
+        while at < size and r == 0:
+            entry = <DirEntry *>(buffer + at)
+            at += entry.d_reclen
+            if not mark_reserved(entry.d_name, strlen(entry.d_name)):
+                if entry.d_type != DT_CHR and entry.d_type != DT_UNKNOWN:
+                    continue
+                if sys_statx(fd, entry.d_name, 0, &st) < 0 or not mark_is_whiteout(&st):
+                    continue
+            r = sys_unlinkat(fd, entry.d_name, 0)
+            if r == -ENOENT:
+                r = 0
+    sys_close(fd)
+    return r

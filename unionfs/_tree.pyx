@@ -1,0 +1,979 @@
+# cython: language_level=3
+"""The union on directories: every operation by node id, and the Python face of it.
+
+What happens is written in the modules below (`_lookup`, `_make`, `_change`, `_content`, `_readdir`); here ids
+become pinned nodes. The order of the modules is their order of knowledge: each cimports
+functions only from those before it.
+
+    _sys  _nodes  _xattrs  _marks  _identity  _listing  _copy  _lookup  _make  _change  _content  _readdir  _tree
+"""
+import os
+from typing import NamedTuple
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport (
+    EINVAL,
+    EIO,
+    ENAMETOOLONG,
+    ENOENT,
+    EPERM,
+    EROFS,
+    ESTALE,
+)
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memmove, memset
+
+from unionfs._change cimport change_make_whole, change_rename, change_rmdir, change_unlink
+from unionfs._content cimport (
+    content_copy_range,
+    content_fallocate,
+    content_fsync,
+    content_getxattr,
+    content_handle,
+    content_listxattr,
+    content_lseek,
+    content_open,
+    content_read,
+    content_readlink,
+    content_release,
+    content_removexattr,
+    content_setattr,
+    content_setxattr,
+    content_write,
+)
+from unionfs._copy cimport copy_up
+from unionfs._identity cimport show_ino
+from unionfs._listing cimport listing_shrink
+from unionfs._lookup cimport child_find
+from unionfs._make cimport Make, change_make, change_tmpfile
+from unionfs._marks cimport mark_is_opaque
+from unionfs._nodes cimport (
+    FORMAT_AUFS,
+    FORMAT_OVERLAY,
+    LOWER,
+    RENAME_DIR_COPY,
+    RENAME_DIR_EXDEV,
+    ROOT_ID,
+    UPPER,
+    Handle,
+    Name,
+    Node,
+    Ref,
+    Table,
+    dir_new,
+    fd_shrink,
+    node_data_ref,
+    node_forget,
+    node_new_locked,
+    node_pin,
+    node_stat,
+    node_unpin,
+    ref_drop,
+    table_free,
+    table_new,
+)
+from unionfs._readdir cimport read_directory
+from unionfs._sys cimport (
+    AT_EMPTY_PATH,
+    O_ACCMODE,
+    O_RDONLY,
+    S_IFCHR,
+    S_IFDIR,
+    S_IFLNK,
+    S_IFMT,
+    S_IFREG,
+    Stat,
+    StatFs,
+    mutex_lock,
+    mutex_unlock,
+    sys_close,
+    sys_dup,
+    sys_fstatfs,
+    sys_makedev,
+    sys_statx,
+    sys_umask,
+)
+
+ROOT = ROOT_ID
+
+
+# --- nodes ---------------------------------------------------------------------------------
+
+cdef int hand_out(Table *t, Node *n, uint64_t *node) noexcept nogil:
+    """Turns the operation's pin on a node into a reference of the caller's."""
+    node[0] = n.id
+    mutex_lock(&t.lock)
+    n.references += 1
+    n.pins -= 1
+    mutex_unlock(&t.lock)
+    return 0
+
+
+cdef int tree_lookup(Table *t, Op *op, uint64_t parent, const char *name, size_t length,
+                     uint64_t *node, Stat *st) noexcept nogil:
+    cdef Node *n = NULL
+    cdef Node *p = node_pin(t, parent)
+    cdef int r
+    if p == NULL:
+        return -ESTALE
+    r = child_find(t, p, name, length, &n, st)
+    node_unpin(t, p)
+    return hand_out(t, n, node) if r == 0 else r
+
+
+cdef void tree_forget(Table *t, uint64_t node, uint64_t references) noexcept nogil:
+    node_forget(t, node, references)
+
+
+cdef int tree_pin(Table *t, uint64_t node) noexcept nogil:
+    return 0 if node_pin(t, node) != NULL else -ESTALE
+
+
+cdef void tree_unpin(Table *t, uint64_t node) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    if n == NULL:
+        return
+    mutex_lock(&t.lock)
+    n.pins -= 1
+    mutex_unlock(&t.lock)
+    node_unpin(t, n)
+
+
+# --- attributes ----------------------------------------------------------------------------
+
+cdef int tree_getattr(Table *t, Op *op, uint64_t node, Stat *st) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int r
+    if n == NULL:
+        return -ESTALE
+    r = node_stat(t, n, st)
+    node_unpin(t, n)
+    return r
+
+
+cdef int tree_setattr(Table *t, Op *op, uint64_t node, uint64_t handle, const SetAttr *wanted,
+                      Stat *st) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int r
+    if n == NULL:
+        return -ESTALE
+    r = content_setattr(t, op, n, handle, wanted, st)
+    node_unpin(t, n)
+    return r
+
+
+cdef int tree_readlink(Table *t, Op *op, uint64_t node, char *buffer, size_t size) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int r
+    if n == NULL:
+        return -ESTALE
+    r = content_readlink(t, n, buffer, size)
+    node_unpin(t, n)
+    return r
+
+
+cdef int tree_statfs(Table *t, Op *op, StatFs *st) noexcept nogil:
+    """The filesystem that new files go to; of a read-only union, the topmost branch's."""
+    return sys_fstatfs(t.branch[0 if t.branch[0].fd >= 0 else 1].fd, st)
+
+
+# --- names ---------------------------------------------------------------------------------
+
+cdef int make(Table *t, Op *op, uint64_t parent, const char *name, size_t length, const Make *m,
+              uint64_t *node, Stat *st) noexcept nogil:
+    cdef Node *n = NULL
+    cdef Node *p = node_pin(t, parent)
+    cdef int r
+    if p == NULL:
+        return -ESTALE
+    r = change_make(t, op, p, name, length, m, &n, st)
+    node_unpin(t, p)
+    return hand_out(t, n, node) if r == 0 else r
+
+
+cdef int tree_mknod(Table *t, Op *op, uint64_t parent, const char *name, size_t length,
+                    uint32_t mode, uint64_t rdev, uint64_t *node, Stat *st) noexcept nogil:
+    cdef Make m
+    m.mode = mode if mode & S_IFMT else mode | S_IFREG
+    m.rdev = rdev
+    m.source = NULL
+    if m.mode & S_IFMT == S_IFDIR or m.mode & S_IFMT == S_IFLNK:
+        return -EINVAL
+    if m.mode & S_IFMT == S_IFCHR and rdev == 0:
+        return -EPERM           # a whiteout, as kernel overlayfs says
+    return make(t, op, parent, name, length, &m, node, st)
+
+
+cdef int tree_mkdir(Table *t, Op *op, uint64_t parent, const char *name, size_t length,
+                    uint32_t mode, uint64_t *node, Stat *st) noexcept nogil:
+    cdef Make m
+    m.mode = S_IFDIR | (mode & 0o7777)
+    m.source = NULL
+    return make(t, op, parent, name, length, &m, node, st)
+
+
+cdef int tree_symlink(Table *t, Op *op, uint64_t parent, const char *name, size_t length,
+                      const char *target, uint64_t *node, Stat *st) noexcept nogil:
+    cdef Make m
+    m.mode = S_IFLNK | 0o777
+    m.target = target
+    m.source = NULL
+    return make(t, op, parent, name, length, &m, node, st)
+
+
+cdef int tree_link(Table *t, Op *op, uint64_t source, uint64_t parent, const char *name,
+                   size_t length, uint64_t *node, Stat *st) noexcept nogil:
+    cdef Make m
+    cdef int r
+    m.source = node_pin(t, source)
+    if m.source == NULL:
+        return -ESTALE
+    m.mode = m.source.type
+    r = -EPERM if m.mode == S_IFDIR else make(t, op, parent, name, length, &m, node, st)
+    node_unpin(t, m.source)
+    return r
+
+
+cdef int open_new(Table *t, uint64_t node, uint64_t *handle) noexcept nogil:
+    """The handle of a file that was just created, whatever its mode would allow."""
+    cdef Ref ref
+    cdef Node *n
+    cdef int r, fd
+    handle[0] = 0
+    if not t.keep_open:
+        return 0
+    n = node_pin(t, node)
+    if n == NULL:
+        return -ESTALE
+    r = node_data_ref(t, n, True, &ref)
+    if r == 0:
+        fd = sys_dup(ref.fd)
+        r = content_handle(t, n, fd, True, handle) if fd >= 0 else fd
+        if r < 0 and fd >= 0:
+            sys_close(fd)
+        ref_drop(t, &ref)
+    node_unpin(t, n)
+    return r
+
+
+cdef int tree_create(Table *t, Op *op, uint64_t parent, const char *name, size_t length,
+                     uint32_t flags, uint32_t mode, uint64_t *node, uint64_t *handle,
+                     Stat *st) noexcept nogil:
+    cdef Make m
+    cdef int r
+    m.mode = S_IFREG | (mode & 0o7777)
+    m.source = NULL
+    r = make(t, op, parent, name, length, &m, node, st)
+    if r == 0:
+        r = open_new(t, node[0], handle)
+        if r < 0:
+            node_forget(t, node[0], 1)
+    return r
+
+
+cdef int tree_tmpfile(Table *t, Op *op, uint64_t parent, uint32_t flags, uint32_t mode,
+                      uint64_t *node, uint64_t *handle, Stat *st) noexcept nogil:
+    cdef Node *n = NULL
+    cdef Node *p = node_pin(t, parent)
+    cdef int r
+    if p == NULL:
+        return -ESTALE
+    r = change_tmpfile(t, op, p, mode & 0o7777, &n, st)
+    node_unpin(t, p)
+    if r == 0:
+        hand_out(t, n, node)
+        r = open_new(t, node[0], handle)
+        if r < 0:
+            node_forget(t, node[0], 1)
+    return r
+
+
+cdef int tree_unlink(Table *t, Op *op, uint64_t parent, const char *name,
+                     size_t length) noexcept nogil:
+    cdef Node *p = node_pin(t, parent)
+    cdef int r
+    if p == NULL:
+        return -ESTALE
+    r = change_unlink(t, op, p, name, length)
+    node_unpin(t, p)
+    return r
+
+
+cdef int tree_rmdir(Table *t, Op *op, uint64_t parent, const char *name,
+                    size_t length) noexcept nogil:
+    cdef Node *p = node_pin(t, parent)
+    cdef int r
+    if p == NULL:
+        return -ESTALE
+    r = change_rmdir(t, op, p, name, length)
+    node_unpin(t, p)
+    return r
+
+
+cdef int tree_rename(Table *t, Op *op, uint64_t parent, const char *name, size_t length,
+                     uint64_t new_parent, const char *new_name, size_t new_length,
+                     uint32_t flags) noexcept nogil:
+    cdef Node *p = node_pin(t, parent)
+    cdef Node *q = node_pin(t, new_parent)
+    cdef int r = -ESTALE
+    if p != NULL and q != NULL:
+        r = change_rename(t, op, p, name, length, q, new_name, new_length, flags)
+    node_unpin(t, p)
+    node_unpin(t, q)
+    return r
+
+
+# --- data ----------------------------------------------------------------------------------
+
+cdef int tree_open(Table *t, Op *op, uint64_t node, uint32_t flags,
+                   uint64_t *handle) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int r
+    handle[0] = 0
+    if n == NULL:
+        return -ESTALE
+    r = content_open(t, op, n, flags, handle)
+    node_unpin(t, n)
+    return r
+
+
+cdef int tree_release(Table *t, uint64_t handle) noexcept nogil:
+    cdef uint64_t node = 0
+    cdef int r = 0
+    if handle:
+        r = content_release(t, handle, &node)
+        if r == 0:
+            tree_unpin(t, node)
+    return r
+
+
+cdef int64_t tree_read(Table *t, Op *op, uint64_t node, uint64_t handle, char *buffer,
+                       size_t size, uint64_t offset) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int64_t r
+    if n == NULL:
+        return -ESTALE
+    r = content_read(t, n, handle, buffer, size, offset)
+    node_unpin(t, n)
+    return r
+
+
+cdef int64_t tree_write(Table *t, Op *op, uint64_t node, uint64_t handle, const char *data,
+                        size_t size, uint64_t offset, uint32_t flags) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int64_t r
+    if n == NULL:
+        return -ESTALE
+    r = content_write(t, op, n, handle, data, size, offset, flags)
+    node_unpin(t, n)
+    return r
+
+
+cdef int tree_fsync(Table *t, Op *op, uint64_t node, uint64_t handle,
+                    bint datasync) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int r
+    if n == NULL:
+        return -ESTALE
+    r = content_fsync(t, op, n, handle, datasync)
+    node_unpin(t, n)
+    return r
+
+
+cdef int tree_fsyncdir(Table *t, Op *op, uint64_t node, bint datasync) noexcept nogil:
+    return tree_fsync(t, op, node, 0, datasync)
+
+
+cdef int64_t tree_lseek(Table *t, Op *op, uint64_t node, uint64_t handle, int64_t offset,
+                        int whence) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int64_t r
+    if n == NULL:
+        return -ESTALE
+    r = content_lseek(t, n, handle, offset, whence)
+    node_unpin(t, n)
+    return r
+
+
+cdef int tree_fallocate(Table *t, Op *op, uint64_t node, uint64_t handle, int mode,
+                        uint64_t offset, uint64_t length) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int r
+    if n == NULL:
+        return -ESTALE
+    r = content_fallocate(t, op, n, handle, mode, offset, length)
+    node_unpin(t, n)
+    return r
+
+
+cdef int64_t tree_copy_file_range(Table *t, Op *op, uint64_t node_in, uint64_t handle_in,
+                                  uint64_t offset_in, uint64_t node_out, uint64_t handle_out,
+                                  uint64_t offset_out, uint64_t length,
+                                  uint32_t flags) noexcept nogil:
+    cdef Node *source = node_pin(t, node_in)
+    cdef Node *n = node_pin(t, node_out)
+    cdef int64_t r = -ESTALE
+    if flags:
+        r = -EINVAL
+    elif source != NULL and n != NULL:
+        r = content_copy_range(t, op, source, handle_in, offset_in, n, handle_out, offset_out,
+                               length)
+    node_unpin(t, source)
+    node_unpin(t, n)
+    return r
+
+
+# --- extended attributes -------------------------------------------------------------------
+
+cdef int64_t tree_getxattr(Table *t, Op *op, uint64_t node, const char *name, char *buffer,
+                           size_t size) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int64_t r
+    if n == NULL:
+        return -ESTALE
+    r = content_getxattr(t, n, name, buffer, size)
+    node_unpin(t, n)
+    return r
+
+
+cdef int64_t tree_listxattr(Table *t, Op *op, uint64_t node, char *buffer,
+                            size_t size) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int64_t r
+    if n == NULL:
+        return -ESTALE
+    r = content_listxattr(t, n, buffer, size)
+    node_unpin(t, n)
+    return r
+
+
+cdef int tree_setxattr(Table *t, Op *op, uint64_t node, const char *name, const char *value,
+                       size_t size, int flags, bint kill_sgid) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int r
+    if n == NULL:
+        return -ESTALE
+    r = content_setxattr(t, op, n, name, value, size, flags, kill_sgid)
+    node_unpin(t, n)
+    return r
+
+
+cdef int tree_removexattr(Table *t, Op *op, uint64_t node, const char *name) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int r
+    if n == NULL:
+        return -ESTALE
+    r = content_removexattr(t, op, n, name)
+    node_unpin(t, n)
+    return r
+
+
+# --- the rest ------------------------------------------------------------------------------
+
+cdef int tree_readdir(Table *t, Op *op, uint64_t node, uint64_t offset, Fill fill,
+                      void *arg) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int r
+    if n == NULL:
+        return -ESTALE
+    r = read_directory(t, n, offset, fill, arg)
+    node_unpin(t, n)
+    return r
+
+
+cdef int tree_copy_up(Table *t, Op *op, uint64_t node) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int r
+    if n == NULL:
+        return -ESTALE
+    r = copy_up(t, n, <uint64_t>-1, op.may_wait) if t.writable or n.state == UPPER else -EROFS
+    node_unpin(t, n)
+    return r
+
+
+cdef int64_t where_locked(Node *n, char *buffer, size_t size) noexcept nogil:
+    """The path of a node, written from its end."""
+    cdef size_t at = size
+    cdef Name *name = n.names
+    if name == NULL:
+        return 0 if n.id == ROOT_ID else -ENOENT
+    while name != NULL:
+        if at < <size_t>name.length + 1:
+            return -ENAMETOOLONG
+        at -= name.length
+        memcpy(buffer + at, name.text, name.length)
+        name = name.parent.names
+        if name != NULL:
+            at -= 1
+            buffer[at] = b"/"
+    memmove(buffer, buffer + at, size - at)
+    return <int64_t>(size - at)
+
+
+cdef int64_t tree_where(Table *t, uint64_t node, int *branch, char *buffer,
+                        size_t size) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int64_t r
+    if n == NULL:
+        return -ESTALE
+    mutex_lock(&t.lock)
+    branch[0] = n.branch
+    r = where_locked(n, buffer, size)
+    mutex_unlock(&t.lock)
+    node_unpin(t, n)
+    return r
+
+
+cdef void tree_stats(Table *t, TreeStats *out) noexcept nogil:
+    mutex_lock(&t.lock)
+    out.nodes = t.node_count
+    out.names = t.name_count
+    out.fds = t.fd_count
+    out.pinned_fds = t.orphans
+    out.listings = t.listings
+    out.listing_entries = t.listing_entries
+    out.copy_ups = t.copy_ups
+    out.copy_up_bytes = t.copy_up_bytes
+    # A name has 16 bytes on the average; an entry its hash slots and its text.
+    out.memory = (
+        t.node_count * sizeof(Node) + t.name_count * (sizeof(Name) + 16)
+        + (t.name_slots + t.key_slots + 2 * t.nodes_size) * sizeof(void *)
+        + t.listing_entries * 64 + t.handle_count * sizeof(Handle))
+    mutex_unlock(&t.lock)
+
+
+cdef void tree_shrink(Table *t) noexcept nogil:
+    listing_shrink(t, 0)
+    fd_shrink(t, 0)
+
+
+# --- the Python face -----------------------------------------------------------------------
+
+class NodeInfo(NamedTuple):
+    """What a node is at this moment."""
+
+    parent: int
+    name: bytes
+    mode: int
+    branch: int
+    size: int
+    nlink: int
+    merged: bool
+
+
+cdef object stat_result(const Stat *st):
+    """os.stat_result, as os.lstat() on the mount would give it (st_dev is 0)."""
+    ns = {}
+    for name, sec, nsec in (("st_atime", st.stx_atime.tv_sec, st.stx_atime.tv_nsec),
+                            ("st_mtime", st.stx_mtime.tv_sec, st.stx_mtime.tv_nsec),
+                            ("st_ctime", st.stx_ctime.tv_sec, st.stx_ctime.tv_nsec)):
+        ns[name] = sec + nsec * 1e-9
+        ns[name + "_ns"] = sec * 1000000000 + nsec
+    ns["st_blksize"] = st.stx_blksize
+    ns["st_blocks"] = st.stx_blocks
+    ns["st_rdev"] = sys_makedev(st.stx_rdev_major, st.stx_rdev_minor)
+    return os.stat_result(
+        (st.stx_mode, st.stx_ino, 0, st.stx_nlink, st.stx_uid, st.stx_gid, st.stx_size,
+         st.stx_atime.tv_sec, st.stx_mtime.tv_sec, st.stx_ctime.tv_sec), ns)
+
+
+cdef int collect(void *arg, const char *name, size_t length, uint64_t ino, uint32_t dtype,
+                 uint64_t cookie) noexcept with gil:
+    (<list>arg).append((name[:length], ino, dtype, cookie))
+    return 0
+
+
+cdef class Tree:
+    """See _tree.pyi."""
+
+    def __cinit__(self, lowers, upper=None, work=None, *, whiteout="aufs", rename_dir="copy",
+                  durable=True, trusted=True, keep_open=False, inline_limit=0, fd_limit=256):
+        cdef Table *t
+        cdef int i
+        if whiteout not in ("aufs", "overlay"):
+            raise ValueError(f"whiteout={whiteout!r}: 'aufs' or 'overlay'")
+        if rename_dir not in ("copy", "exdev"):
+            raise ValueError(f"rename_dir={rename_dir!r}: 'copy' or 'exdev'")
+        if (upper is None) != (work is None):
+            raise ValueError("an upper and its work directory come together")
+        t = table_new(<uint16_t>(len(lowers) + 1))
+        if t == NULL:
+            raise MemoryError
+        self.table = t
+        t.format = FORMAT_OVERLAY if whiteout == "overlay" else FORMAT_AUFS
+        t.rename_dir = RENAME_DIR_EXDEV if rename_dir == "exdev" else RENAME_DIR_COPY
+        t.writable = upper is not None
+        t.volatile_ = not durable
+        t.trusted = trusted
+        t.keep_open = keep_open
+        t.inline_limit = inline_limit
+        t.fd_limit = fd_limit
+        t.uid = os.geteuid()
+        t.gid = os.getegid()
+        if upper is not None:
+            self._add_branch(0, upper)
+            t.work_fd = sys_dup(work)
+            if t.work_fd < 0:
+                raise OSError(-t.work_fd, os.strerror(-t.work_fd))
+        for i, fd in enumerate(lowers, 1):
+            self._add_branch(i, fd)
+        self._add_root()
+
+    def __dealloc__(self):
+        if self.table != NULL:
+            table_free(self.table)
+            self.table = NULL
+
+    def close(self):
+        if self.table != NULL:
+            table_free(self.table)
+            self.table = NULL
+
+    cdef _add_branch(self, int i, int fd):
+        cdef Stat st
+        cdef Table *t = self.table
+        cdef uint32_t fs = 0
+        cdef int other, r
+        t.branch[i].fd = sys_dup(fd)
+        r = t.branch[i].fd
+        if r >= 0:
+            r = sys_statx(fd, b"", AT_EMPTY_PATH, &st)
+        check(r)
+        t.branch[i].dev = sys_makedev(st.stx_dev_major, st.stx_dev_minor)
+        for other in range(i):
+            if t.branch[other].fd < 0:
+                continue
+            if t.branch[other].dev == t.branch[i].dev:
+                t.branch[i].fs = t.branch[other].fs
+                return
+            fs = max(fs, t.branch[other].fs + 1)
+        t.branch[i].fs = fs
+
+    cdef _add_root(self):
+        cdef Table *t = self.table
+        cdef Stat st
+        cdef Node *root
+        cdef int i
+        cdef uint16_t first = 0 if t.writable else 1
+        cdef uint16_t count = 0
+        cdef uint16_t *branches = <uint16_t *>malloc(t.branches * sizeof(uint16_t))
+        if branches == NULL:
+            raise MemoryError
+        if first == t.branches:
+            free(branches)
+            raise ValueError("a union needs a branch")
+        for i in range(first, t.branches):
+            branches[count] = <uint16_t>i
+            count += 1
+            if mark_is_opaque(t.branch[i].fd) == 1:
+                break
+        root = node_new_locked(t)
+        if root != NULL:
+            root.dir = dir_new(branches, count)
+        free(branches)
+        if root == NULL or root.dir == NULL:
+            raise MemoryError
+        root.type = S_IFDIR
+        root.branch = first
+        root.state = UPPER if t.writable else LOWER
+        check(sys_statx(t.branch[first].fd, b"", AT_EMPTY_PATH, &st))
+        root.ino = show_ino(t, first, st.stx_ino)
+
+    cdef Table *_open(self) except NULL:
+        if self.table == NULL:
+            raise ValueError("the tree is closed")
+        return self.table
+
+    cdef int _again(self, int64_t verdict, Op *op) except -1:
+        """After a verdict: prepares what is missing, as the slow path does, and asks to try again."""
+        if verdict != NEEDS_PREPARE:
+            return 0
+        op.prepared += 1
+        if op.prepared > 8:
+            raise OSError(EIO, os.strerror(EIO))
+        from unionfs import copyup
+
+        if op.prepare_kind == PREPARE_WHOLE:
+            copyup.make_whole(self, op.prepare_node)
+        else:
+            copyup.bring_up(self, op.prepare_node)
+        return 1
+
+    def lookup(self, parent, bytes name):
+        cdef Table *t = self._open()
+        cdef uint64_t node = 0, p = parent
+        cdef Stat st
+        cdef const char *text = name
+        cdef size_t length = len(name)
+        cdef int r
+        with nogil:
+            r = tree_lookup(t, NULL, p, text, length, &node, &st)
+        check(r)
+        return node, stat_result(&st)
+
+    def forget(self, node, references=1):
+        tree_forget(self._open(), node, references)
+
+    def getattr(self, node):
+        cdef Stat st
+        check(tree_getattr(self._open(), NULL, node, &st))
+        return stat_result(&st)
+
+    def setattr(self, node, *, mode=None, uid=None, gid=None, size=None, atime_ns=None,
+                mtime_ns=None):
+        cdef Table *t = self._open()
+        cdef Op op = operation(0, 0, 0)
+        cdef SetAttr wanted
+        cdef Stat st
+        cdef int r = 0
+        memset(&wanted, 0, sizeof(wanted))
+        if mode is not None:
+            wanted.valid |= SET_MODE
+            wanted.mode = mode
+        if uid is not None:
+            wanted.valid |= SET_UID
+            wanted.uid = uid
+        if gid is not None:
+            wanted.valid |= SET_GID
+            wanted.gid = gid
+        if size is not None:
+            wanted.valid |= SET_SIZE
+            wanted.size = size
+        if atime_ns is not None:
+            wanted.valid |= SET_ATIME
+            wanted.atime.tv_sec, wanted.atime.tv_nsec = divmod(atime_ns, 1000000000)
+        if mtime_ns is not None:
+            wanted.valid |= SET_MTIME
+            wanted.mtime.tv_sec, wanted.mtime.tv_nsec = divmod(mtime_ns, 1000000000)
+        while True:
+            r = tree_setattr(t, &op, node, 0, &wanted, &st)
+            if not self._again(r, &op):
+                break
+        check(r)
+        return stat_result(&st)
+
+    def readlink(self, node):
+        cdef char buffer[4096]
+        cdef int r = check(tree_readlink(self._open(), NULL, node, buffer, sizeof(buffer)))
+        return buffer[:r]
+
+    cdef _made(self, int kind, parent, bytes name, uint32_t mode, uint64_t rdev, bytes target,
+               uint64_t source, uid, gid, umask):
+        cdef Table *t = self._open()
+        cdef Op op = operation(uid, gid, umask)
+        cdef uint64_t node = 0, p = parent
+        cdef Stat st
+        cdef size_t length = len(name)
+        cdef int r
+        # The serving threads have a umask of 0 of their own; a caller in Python has the process'.
+        cdef unsigned before = sys_umask(0)
+        try:
+            while True:
+                if kind == S_IFDIR:
+                    r = tree_mkdir(t, &op, p, name, length, mode, &node, &st)
+                elif kind == S_IFLNK:
+                    r = tree_symlink(t, &op, p, name, length, target, &node, &st)
+                elif source:
+                    r = tree_link(t, &op, source, p, name, length, &node, &st)
+                else:
+                    r = tree_mknod(t, &op, p, name, length, mode, rdev, &node, &st)
+                if not self._again(r, &op):
+                    break
+        finally:
+            sys_umask(before)
+        check(r)
+        return node, stat_result(&st)
+
+    def mknod(self, parent, bytes name, mode, rdev=0, *, uid=0, gid=0, umask=0):
+        return self._made(0, parent, name, mode, rdev, None, 0, uid, gid, umask)
+
+    def mkdir(self, parent, bytes name, mode=0o777, *, uid=0, gid=0, umask=0):
+        return self._made(S_IFDIR, parent, name, mode, 0, None, 0, uid, gid, umask)
+
+    def symlink(self, parent, bytes name, bytes target, *, uid=0, gid=0):
+        return self._made(S_IFLNK, parent, name, 0, 0, target, 0, uid, gid, 0)
+
+    def link(self, source, parent, bytes name):
+        return self._made(0, parent, name, 0, 0, None, source, 0, 0, 0)
+
+    def unlink(self, parent, bytes name):
+        cdef Table *t = self._open()
+        cdef Op op = operation(0, 0, 0)
+        cdef int r
+        while True:
+            r = tree_unlink(t, &op, parent, name, len(name))
+            if not self._again(r, &op):
+                break
+        check(r)
+
+    def rmdir(self, parent, bytes name):
+        cdef Table *t = self._open()
+        cdef Op op = operation(0, 0, 0)
+        cdef int r
+        while True:
+            r = tree_rmdir(t, &op, parent, name, len(name))
+            if not self._again(r, &op):
+                break
+        check(r)
+
+    def rename(self, parent, bytes name, new_parent, bytes new_name, flags=0):
+        cdef Table *t = self._open()
+        cdef Op op = operation(0, 0, 0)
+        cdef int r
+        while True:
+            r = tree_rename(t, &op, parent, name, len(name), new_parent, new_name, len(new_name),
+                            flags)
+            if not self._again(r, &op):
+                break
+        check(r)
+
+    def read(self, node, size, offset=0):
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
+        cdef int64_t r = check(tree_read(self._open(), NULL, node, 0, PyBytes_AS_STRING(data),
+                                         size, offset))
+        return data[:r]
+
+    def write(self, node, bytes data, offset=0):
+        cdef Table *t = self._open()
+        cdef Op op = operation(0, 0, 0)
+        cdef int64_t r
+        while True:
+            r = tree_write(t, &op, node, 0, data, len(data), offset, 0)
+            if not self._again(r, &op):
+                break
+        return check(r)
+
+    def fsync(self, node, datasync=False):
+        cdef Op op = operation(0, 0, 0)
+        check(tree_fsync(self._open(), &op, node, 0, datasync))
+
+    def lseek(self, node, offset, whence):
+        return check(tree_lseek(self._open(), NULL, node, 0, offset, whence))
+
+    def fallocate(self, node, mode, offset, length):
+        cdef Table *t = self._open()
+        cdef Op op = operation(0, 0, 0)
+        cdef int r
+        while True:
+            r = tree_fallocate(t, &op, node, 0, mode, offset, length)
+            if not self._again(r, &op):
+                break
+        check(r)
+
+    def getxattr(self, node, name):
+        cdef bytes value = PyBytes_FromStringAndSize(NULL, 65536)
+        cdef int64_t r = check(tree_getxattr(self._open(), NULL, node, os.fsencode(name),
+                                             PyBytes_AS_STRING(value), 65536))
+        return value[:r]
+
+    def setxattr(self, node, name, bytes value, flags=0):
+        cdef Table *t = self._open()
+        cdef Op op = operation(0, 0, 0)
+        cdef bytes encoded = os.fsencode(name)
+        cdef int r
+        while True:
+            r = tree_setxattr(t, &op, node, encoded, value, len(value), flags, False)
+            if not self._again(r, &op):
+                break
+        check(r)
+
+    def listxattr(self, node):
+        cdef bytes names = PyBytes_FromStringAndSize(NULL, 65536)
+        cdef int64_t r = check(tree_listxattr(self._open(), NULL, node,
+                                              PyBytes_AS_STRING(names), 65536))
+        return [os.fsdecode(name) for name in names[:r].split(b"\0")[:-1]]
+
+    def removexattr(self, node, name):
+        cdef Table *t = self._open()
+        cdef Op op = operation(0, 0, 0)
+        cdef bytes encoded = os.fsencode(name)
+        cdef int r
+        while True:
+            r = tree_removexattr(t, &op, node, encoded)
+            if not self._again(r, &op):
+                break
+        check(r)
+
+    def readdir(self, node, offset=0):
+        cdef Table *t = self._open()
+        cdef uint64_t n = node, o = offset
+        cdef int r
+        cdef list entries = []
+        cdef void *arg = <void *>entries
+        with nogil:
+            r = tree_readdir(t, NULL, n, o, collect, arg)
+        check(r)
+        return entries
+
+    def info(self, node):
+        cdef Table *t = self._open()
+        cdef Stat st
+        cdef Node *n = node_pin(t, node)
+        if n == NULL:
+            raise OSError(ESTALE, os.strerror(ESTALE))
+        try:
+            check(node_stat(t, n, &st))
+            mutex_lock(&t.lock)
+            try:
+                return NodeInfo(
+                    n.names.parent.id if n.names != NULL else 0,
+                    n.names.text[:n.names.length] if n.names != NULL else b"",
+                    n.type, n.branch, st.stx_size, st.stx_nlink,
+                    n.dir != NULL and (n.dir.count > 1 or n.branch != 0))
+            finally:
+                mutex_unlock(&t.lock)
+        finally:
+            node_unpin(t, n)
+
+    def copy_up(self, node):
+        cdef Table *t = self._open()
+        cdef Op op = operation(0, 0, 0)
+        cdef uint64_t n = node
+        cdef int r
+        with nogil:
+            r = tree_copy_up(t, &op, n)
+        check(r)
+
+    def make_whole(self, node):
+        cdef Table *t = self._open()
+        cdef Node *n = node_pin(t, node)
+        cdef int r
+        if n == NULL:
+            raise OSError(ESTALE, os.strerror(ESTALE))
+        with nogil:
+            r = change_make_whole(t, n)
+            node_unpin(t, n)
+        check(r)
+
+    def where(self, node):
+        cdef char buffer[65536]
+        cdef int branch = 0
+        cdef int64_t r = check(tree_where(self._open(), node, &branch, buffer, sizeof(buffer)))
+        return branch, buffer[:r]
+
+    def stats(self):
+        cdef TreeStats stats
+        tree_stats(self._open(), &stats)
+        return stats
+
+    def shrink(self):
+        tree_shrink(self._open())
+
+
+cdef Op operation(uint32_t uid, uint32_t gid, uint32_t umask):
+    """A caller in Python, who may wait."""
+    cdef Op op
+    memset(&op, 0, sizeof(op))
+    op.uid = uid
+    op.gid = gid
+    op.umask = umask
+    op.may_wait = True
+    return op
+
+
+cdef int64_t check(int64_t r) except -1:
+    """Raises OSError for -errno."""
+    if r < 0:
+        raise OSError(-r, os.strerror(<int>-r))
+    return r

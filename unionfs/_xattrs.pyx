@@ -1,0 +1,133 @@
+# cython: language_level=3
+"""Extended attributes between the union and its branches.
+
+Names that say something to a union (``trusted.overlay.*`` and the like) are private: not listed, not
+readable, never copied up. When an application on the mount uses such a name itself, as a union in the
+union does, it is stored escaped, the way the kernel does it: ``trusted.overlay.x`` as
+``trusted.overlay.overlay.x`` (overlayfs.rst, "Nesting overlayfs mounts").
+"""
+from libc.errno cimport ENODATA, ENOMEM, EOPNOTSUPP, EPERM, ERANGE
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memmove, strlen, strncmp
+
+from unionfs._nodes cimport Table
+from unionfs._sys cimport sys_getxattr, sys_listxattr, sys_setxattr
+
+cdef enum:
+    PRIVATE_PREFIXES = 5
+    XATTR_LIMIT = 65536         # XATTR_SIZE_MAX and XATTR_LIST_MAX of <linux/limits.h>
+
+cdef const char **prefixes = [
+    b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs.",
+    b"trusted.unionfs.", b"user.unionfs."]
+cdef const char **escapes = [b"overlay.", b"overlay.", b"fuseoverlayfs.", b"unionfs.", b"unionfs."]
+
+
+cdef inline int private_prefix(const char *name) noexcept nogil:
+    cdef int i
+    for i in range(PRIVATE_PREFIXES):
+        if strncmp(name, prefixes[i], strlen(prefixes[i])) == 0:
+            return i
+    return -1
+
+
+cdef inline bint is_escaped(const char *stored, int i) noexcept nogil:
+    return strncmp(stored + strlen(prefixes[i]), escapes[i], strlen(escapes[i])) == 0
+
+
+cdef int xattr_to_disk(const char *shown, char *stored) noexcept nogil:
+    """The name under which a branch stores an attribute (XATTR_NAME_SIZE bytes); -ERANGE: too long."""
+    cdef int i = private_prefix(shown)
+    cdef size_t length = strlen(shown), prefix, escape
+    if length >= XATTR_NAME_SIZE:
+        return -ERANGE
+    memmove(stored, shown, length + 1)
+    if i < 0:
+        return 0
+    prefix = strlen(prefixes[i])
+    escape = strlen(escapes[i])
+    if length + escape >= XATTR_NAME_SIZE:
+        return -ERANGE
+    memmove(stored + prefix + escape, shown + prefix, length - prefix + 1)
+    memmove(stored + prefix, escapes[i], escape)
+    return 0
+
+
+cdef bint xattr_is_private(const char *stored) noexcept nogil:
+    cdef int i = private_prefix(stored)
+    return i >= 0 and not is_escaped(stored, i)
+
+
+cdef int64_t xattr_show_list(char *names, int64_t size) noexcept nogil:
+    """Turns a branch's list of names into what the union shows, in place; the new length."""
+    cdef int64_t at = 0, out = 0, length
+    cdef size_t prefix, escape
+    cdef int i
+    while at < size:
+        length = <int64_t>strlen(names + at) + 1
+        i = private_prefix(names + at)
+        if i < 0:
+            memmove(names + out, names + at, length)
+            out += length
+        elif is_escaped(names + at, i):
+            prefix = strlen(prefixes[i])
+            escape = strlen(escapes[i])
+            memmove(names + out, names + at, prefix)
+            memmove(names + out + prefix, names + at + prefix + escape, length - prefix - escape)
+            out += length - <int64_t>escape
+        at += length
+    return out
+
+
+cdef bint may_stay_behind(const Table *t, const char *name, int error) noexcept nogil:
+    """Is this a value that can never travel to the upper, rather than one that got lost?"""
+    if error == -EOPNOTSUPP:
+        return True
+    if error != -EPERM:
+        return False
+    if strncmp(name, b"security.", 9) == 0:
+        return True
+    return strncmp(name, b"trusted.", 8) == 0 and not t.trusted
+
+
+cdef int xattr_copy_all(Table *t, int from_fd, int to_fd) noexcept nogil:
+    """Copies every attribute but the private ones, ACLs included."""
+    cdef char *names
+    cdef char *value
+    cdef int64_t size, length, at = 0
+    cdef int r = 0
+    size = sys_listxattr(from_fd, NULL, 0)
+    if size == -EOPNOTSUPP or size == 0:
+        return 0
+    if size < 0:
+        return <int>size
+    names = <char *>malloc(2 * XATTR_LIMIT)
+    if names == NULL:
+        return -ENOMEM
+    value = names + XATTR_LIMIT
+    size = sys_listxattr(from_fd, names, XATTR_LIMIT)
+    if size < 0:
+        r = <int>size
+    while r == 0 and at < size:
+        if not xattr_is_private(names + at):
+            length = sys_getxattr(from_fd, names + at, value, XATTR_LIMIT)
+            if length >= 0:
+                r = sys_setxattr(to_fd, names + at, value, <size_t>length, 0)
+            elif length != -ENODATA:
+                r = <int>length
+            if r < 0 and may_stay_behind(t, names + at, r):
+                r = 0
+        at += <int64_t>strlen(names + at) + 1
+    free(names)
+    return r
+
+
+cdef const char *xattr_origin(const Table *t) noexcept nogil:
+    """The st_ino that a copied-up file had below (decimal)."""
+    return b"trusted.unionfs.origin" if t.trusted else b"user.unionfs.origin"
+
+
+cdef const char *xattr_impure(const Table *t) noexcept nogil:
+    """On an upper directory: it may hold files with an origin."""
+    return b"trusted.unionfs.impure" if t.trusted else b"user.unionfs.impure"

@@ -1,0 +1,89 @@
+"""unionfs-mount: mount a union.
+
+Called by people, by mount(8) as its helper, and by container engines as their mount program.
+The command line is read by getopt and not by argparse: it has the shape of mount(8)'s, where
+options may follow the arguments, and every mount is a process that would keep argparse.
+"""
+
+import sys
+from collections.abc import Sequence
+from getopt import GetoptError, gnu_getopt
+
+from unionfs.cli import printable, run
+from unionfs.errors import UsageError
+from unionfs.options import MountOptions, parse
+from unionfs.version import VERSION
+
+PROGRAM = "unionfs-mount"
+
+HELP = """\
+usage: unionfs-mount [-o OPTIONS] LOWER[:LOWER...] UPPER MOUNTPOINT
+       unionfs-mount [-o OPTIONS] LOWER[:LOWER...] MOUNTPOINT          (read-only)
+       unionfs-mount -o lowerdir=A:B,upperdir=U[,workdir=W],... MOUNTPOINT
+       unionfs-mount SOURCE MOUNTPOINT -o lowerdir=A:B,...             (as mount(8) does)
+
+Mount a union: read-only LOWER directories, the first one topmost, under UPPER, which takes all
+changes. Unmount with: fusermount3 -u MOUNTPOINT, or umount MOUNTPOINT.
+
+  -o OPTIONS      mount options, separated by commas; a backslash protects a comma, a colon
+                  or a backslash in a path
+  -f              stay in the foreground
+  -d              print a line for each request; implies -f
+  -h, --help      print this
+  -V, --version   print the version
+  -n -s -v -t TYPE
+                  accepted from mount(8), without a meaning here
+
+often used options:
+  ro                       no changes
+  whiteout=aufs|overlay    how deletions are stored in UPPER
+  copyup=change|open       when a lower file is copied: at its first change, or when opened
+  rename_dir=copy|exdev    renaming a directory that has content in a lower
+  volatile                 never wait for the disk
+  allow_other              let other users in
+All options: docs/options.md. Exit statuses: docs/errors.md.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return run(PROGRAM, command, argv)
+
+
+def command(argv: Sequence[str]) -> int:
+    options = read_arguments(argv)
+    if isinstance(options, str):
+        print(options, end="")
+        return 0
+    for name in options.unknown:
+        message = f"{PROGRAM}: warning: unknown option {printable(name)} is ignored"
+        print(message, file=sys.stderr)
+    from unionfs import session  # not needed for --help, --version and usage errors
+
+    return session.serve(options)
+
+
+def read_arguments(argv: Sequence[str]) -> MountOptions | str:
+    """The options of the mount, or the text that was asked for instead of one.
+
+    Raises `UsageError` or `UnsupportedOption`.
+    """
+    try:
+        flags, positionals = gnu_getopt(list(argv), "o:t:N:fdsnvhV", ["help", "version"])
+    except GetoptError as error:
+        raise UsageError(problem=str(error)) from None
+    given = {name for name, _ in flags}
+    if given & {"-h", "--help"}:
+        return HELP
+    if given & {"-V", "--version"}:
+        python = ".".join(map(str, sys.version_info[:3]))
+        return f"{PROGRAM} {VERSION}\nFUSE union filesystem, running on Python {python}\n"
+    if "-N" in given:
+        # mount(8) leaves entering the namespace to its helper; ignoring it would mount elsewhere.
+        raise UsageError(problem="-N is not supported: run this command inside the namespace")
+    return parse(
+        [value for name, value in flags if name == "-o"],
+        positionals,
+        debug="-d" in given,
+        foreground="-f" in given,
+    )

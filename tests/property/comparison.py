@@ -1,0 +1,186 @@
+"""Two unions of the same lowers, taken through the same steps."""
+
+import os
+import shutil
+import textwrap
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import trees
+from .operations import Directory, Existing, Fresh, Opened, Operations, Step
+from .trees import DEPTH, NAMES, Dir, Found
+from .unions import Layout, Union
+
+
+class Difference(AssertionError):
+    """The two sides disagree: `where` names the operation that tells, or is "the end"."""
+
+    def __init__(self, where: str, what: str, lowers: Sequence[Dir], steps: Sequence[Step]) -> None:
+        super().__init__(f"{where}: {what}\n\nFor test_examples.py:\n{script(lowers, steps)}")
+        self.where = where
+        self.lowers = lowers
+        self.steps = steps
+
+
+class Side:
+    """One union, mounted on directories of its own, and what a program holds in it."""
+
+    def __init__(self, union: Union, base: Path, lowers: Sequence[Path]) -> None:
+        base.mkdir()
+        # The mount point's parent holds nothing else: symbolic links may lead there.
+        self.layout = Layout(lowers, base / "upper", base / "work", base / "merged" / "mount")
+        trees.build(self.layout.upper, Dir(mode=0o777), union.whiteout)
+        for path in (self.layout.work, self.layout.mountpoint):
+            path.mkdir(parents=True)
+        self.union = union
+        self.operations = Operations(self.layout.mountpoint, union)
+
+    def mount(self) -> None:
+        self.union.mount(self.layout)
+
+    def scan(self) -> dict[str, Found]:
+        return trees.scan(self.layout.mountpoint, self.union.phantoms)
+
+    def unmount(self) -> None:
+        self.operations.close_all()
+        self.union.unmount()
+
+    def remount(self, other: "Side | None" = None) -> None:
+        """Unmount and mount again; with `other`, what that side has written in this place."""
+        self.unmount()
+        written = other.layout if other else self.layout
+        layout = replace(written, lowers=self.layout.lowers, mountpoint=self.layout.mountpoint)
+        self.union.mount(layout)
+
+
+class Comparison:
+    """A reference and a subject in lock step; `steps` is the script so far."""
+
+    def __init__(self, base: Path, reference: Union, subject: Union, lowers: Sequence[Dir]) -> None:
+        base.mkdir()
+        self._base = base
+        self._lowers = list(lowers)
+        self.steps: list[Step] = []
+        self._built: dict[str, list[Path]] = {}
+        self._sides: list[Side] = []
+        for name, union in (("reference", reference), ("subject", subject)):
+            self._sides.append(Side(union, base / name, self._lowers_of(union)))
+        try:
+            for side in self._sides:
+                side.mount()
+        except BaseException:
+            self.close()
+            raise
+
+    def _lowers_of(self, union: Union) -> list[Path]:
+        """Branches never change, so two sides that read one format share them."""
+        if union.whiteout not in self._built:
+            paths = [self._base / f"{union.whiteout}{i}" for i in range(len(self._lowers))]
+            for path, tree in zip(paths, self._lowers, strict=True):
+                trees.build(path, tree, union.whiteout)
+            self._built[union.whiteout] = paths
+            self._pristine = {path: trees.scan(path) for path in paths}
+        return self._built[union.whiteout]
+
+    def choices(self) -> dict[type, Sequence[Any]]:
+        """What `operations.resolve` chooses from, as the reference has it now.
+
+        The subject is not asked, and its caches stay as the steps have made them.
+        """
+        reference = self._sides[0]
+        root = reference.layout.mountpoint
+        existing: list[str] = []
+        directories: list[str] = []
+        fresh: list[str] = []
+        for path in trees.walk(root, phantoms=True):
+            relative = path.relative_to(root)
+            existing.append(str(relative))
+            if path.is_dir() and not path.is_symlink():
+                directories.append(str(relative))
+                if len(relative.parts) < DEPTH:
+                    new = (relative / name for name in NAMES if not os.path.lexists(path / name))
+                    fresh += map(str, new)
+        return {
+            Existing: existing[1:] or NAMES,  # all but the root
+            Directory: directories,
+            Fresh: fresh or NAMES,
+            Opened: reference.operations.opened,
+        }
+
+    @property
+    def holds_files(self) -> bool:
+        return bool(self._sides[0].operations.opened)
+
+    def perform(self, step: Step) -> None:
+        """Take both sides one step further; raises `Difference` if they do not do the same."""
+        self.steps.append(step)
+        if step == ("remount",):
+            for side in self._sides:
+                side.remount()
+            return
+        expected, given = (side.operations.perform(step) for side in self._sides)
+        if expected != given:
+            self._differ(step[0], f"{step}\nreference: {expected}\n  subject: {given}")
+
+    def finish(self) -> None:
+        """Compare the trees: now, remounted, and each upper mounted by the other side."""
+        reference, subject = self._sides
+        tree = self._compare_trees("at the end")
+        for side in self._sides:
+            side.remount()
+        self._compare_trees("after remounting")
+        subject.unmount()
+        if subject.union.whiteout == reference.union.whiteout:
+            reference.remount(subject)
+            self._compare(
+                tree, reference.scan(), "the subject and the reference on the subject's upper"
+            )
+        reference.unmount()
+        subject.remount(reference)
+        self._compare(
+            tree, subject.scan(), "the reference and the subject on the reference's upper"
+        )
+        subject.unmount()
+        for path, lower in self._pristine.items():
+            self._compare(lower, trees.scan(path), f"lower {path.name} before and after")
+
+    def close(self) -> None:
+        with ExitStack() as cleanup:
+            cleanup.callback(shutil.rmtree, self._base)
+            for side in self._sides:
+                cleanup.callback(side.unmount)
+
+    def _compare_trees(self, when: str) -> dict[str, Found]:
+        expected, given = (side.scan() for side in self._sides)
+        self._compare(expected, given, f"the trees {when}")
+        return expected
+
+    def _compare(self, expected: dict[str, Found], given: dict[str, Found], what: str) -> None:
+        lines = []
+        for path in sorted(expected.keys() | given.keys()):
+            if expected.get(path) != given.get(path):
+                lines.append(f"{path}: {expected.get(path)}\n{' ' * len(path)}  {given.get(path)}")
+        if lines:
+            self._differ("the end", "\n".join([f"{what} differ", *lines]))
+
+    def _differ(self, where: str, what: str) -> NoReturn:
+        raise Difference(where, what, self._lowers, self.steps)
+
+
+def replay(
+    base: Path, reference: Union, subject: Union, lowers: Sequence[Dir], steps: Sequence[Step]
+) -> None:
+    """A whole sequence: raises `Difference` at the first step that differs, or at the end."""
+    with closing(Comparison(base, reference, subject, lowers)) as comparison:
+        for step in steps:
+            comparison.perform(step)
+        comparison.finish()
+
+
+def script(lowers: Sequence[Dir], steps: Sequence[Step]) -> str:
+    """An example as Python, for `test_examples`."""
+    items = [f"lowers={lowers!r},", "steps=["] + [f"    {step!r}," for step in steps] + ["],"]
+    return f"Example(\n    name=...,\n{textwrap.indent(chr(10).join(items), '    ')}\n)"

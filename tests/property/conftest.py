@@ -1,0 +1,29 @@
+"""Where the comparisons are mounted."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.harness import detach, mounts_below
+
+from . import libc
+
+
+@pytest.fixture(scope="session")
+def arena() -> Iterator[Path]:
+    """An empty tmpfs that every user can reach; gone at the end with all that is mounted in it."""
+    if os.geteuid() != 0:
+        pytest.skip("comparing with kernel overlayfs needs root, to mount it and to make devices")
+    # Sequences run in a tmpfs because it is fast and has extended attributes of every kind.
+    path = Path(tempfile.mkdtemp(prefix="unionfs-property-"))
+    path.chmod(0o755)
+    libc.mount("tmpfs", path, "tmpfs", "mode=755")
+    try:
+        yield path
+    finally:
+        for point, _, _ in reversed(mounts_below(path)):  # a sequence that was interrupted
+            detach(point)
+        path.rmdir()

@@ -1,0 +1,111 @@
+"""The state machine: hypothesis draws the lowers and the steps; what fails is cut to a script."""
+
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from . import trees
+from .comparison import Comparison, Difference, replay
+from .minimise import Script, minimise
+from .operations import ON_OPEN_FILES, RULES, Step, resolve, steps
+from .trees import Dir
+from .unions import Union
+
+#: How many sequences a run takes. The default is the same sequences each time, so that no change
+#: fails for what another one broke; a number asks for that many random ones.
+SEQUENCES = os.environ.get("UNIONFS_SEQUENCES")
+SETTINGS = settings(
+    max_examples=int(SEQUENCES or 300),
+    derandomize=SEQUENCES is None,
+    stateful_step_count=30,
+    phases=(Phase.generate,),  # see minimise.py
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    print_blob=False,
+)
+
+_numbers = itertools.count()
+
+
+def compare(
+    arena: Path,
+    reference: Callable[[], Union],
+    subject: Callable[[], Union],
+    *,
+    sequences: int | None = None,
+    links: bool = False,
+) -> None:
+    """Compare two unions by random sequences, in fresh directories below `arena`.
+
+    `links`: with hard links in the lowers, which need a reference that keeps them. Raises the
+    `Difference` of a minimal script.
+    """
+    some = settings(SETTINGS, max_examples=sequences or SETTINGS.max_examples)
+    try:
+        run_state_machine_as_test(_machine(arena, reference, subject, links), settings=some)
+    except Difference as found:
+        failures, where = [found], found.where
+
+        def fails(script: Script) -> bool:
+            try:
+                replay(_fresh(arena), reference(), subject(), *script)
+            except Difference as difference:
+                if difference.where == where:
+                    failures.append(difference)
+                    return True
+            return False
+
+        minimise((found.lowers, found.steps), fails)
+        raise failures[-1] from None
+
+
+def _fresh(arena: Path) -> Path:
+    return arena / f"sequence{next(_numbers)}"
+
+
+def _machine(
+    arena: Path, reference: Callable[[], Union], subject: Callable[[], Union], links: bool
+) -> type[RuleBasedStateMachine]:
+    class Machine(RuleBasedStateMachine):
+        comparison: Comparison | None = None
+        agree = True
+
+        @initialize(lowers=trees.stacks(links))
+        def mount(self, lowers: list[Dir]) -> None:
+            self.comparison = Comparison(_fresh(arena), reference(), subject(), lowers)
+
+        def perform(self, step: Step) -> None:
+            assert self.comparison
+            self.agree = False
+            self.comparison.perform(resolve(step, self.comparison.choices()))
+            self.agree = True
+
+        def teardown(self) -> None:
+            if not self.comparison:
+                return
+            try:
+                if self.agree:
+                    self.comparison.finish()
+            finally:
+                self.comparison.close()
+
+    def holds_files(machine: Machine) -> bool:
+        return bool(machine.comparison and machine.comparison.holds_files)
+
+    for name in RULES:
+        operation = rule(step=steps(name))(Machine.perform)
+        if ON_OPEN_FILES.issuperset(RULES[name]):
+            operation = precondition(holds_files)(operation)
+        setattr(Machine, name, operation)
+    return Machine

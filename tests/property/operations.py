@@ -1,0 +1,551 @@
+"""Single steps of a comparison: how each is drawn, and how it is performed on a mount.
+
+A step is a tuple, the operation's name and its arguments: `("mkdir", "a/b", 0o755)`. Steps are
+plain literals so that a failing sequence can be pasted into `test_examples`.
+"""
+
+import errno
+import mmap
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from . import libc, trees
+from .trees import content, digest
+from .unions import Union
+
+Step = tuple[Any, ...]
+#: What a step gave: the name of an errno, or the operation's own result.
+Outcome = Any
+
+
+class Operations:
+    """One mount, and what a program holds in it: descriptors, mappings, its identity.
+
+    Descriptors are named by small numbers; opening one again closes it first.
+    """
+
+    def __init__(self, root: Path, union: Union) -> None:
+        self.root = root
+        self._union = union
+        self._files: dict[int, int] = {}
+        self._maps: dict[int, mmap.mmap] = {}
+        self._listings: dict[int, _Listing] = {}
+        self._uid = 0
+
+    def perform(self, step: Step) -> Outcome:
+        """The result of a step, or the name of the errno that it gave."""
+        name, *arguments = step
+        for listing in self._listings.values():
+            listing.touch(arguments)
+        operation: Callable[..., Outcome] = getattr(self, name)
+        with _acting_as(self._uid):
+            try:
+                return operation(*arguments)
+            except OSError as error:
+                if error.errno is None:
+                    raise
+                return errno.errorcode[error.errno]
+
+    def close_all(self) -> None:
+        for mapping in self._maps.values():
+            mapping.close()
+        for fd in self._files.values():
+            os.close(fd)
+        for listing in self._listings.values():
+            os.close(listing.fd)
+        self._maps, self._files, self._listings = {}, {}, {}
+
+    @property
+    def opened(self) -> list[int]:
+        """The descriptors that are open."""
+        return sorted(self._files)
+
+    def _fd(self, slot: int) -> int:
+        if slot not in self._files:
+            raise OSError(errno.EBADF, "not open")
+        return self._files[slot]
+
+    def become(self, uid: int) -> None:
+        """Who performs the steps from now on."""
+        self._uid = uid
+
+    # names
+
+    def mkdir(self, path: str, mode: int) -> None:
+        os.mkdir(self.root / path, mode)
+
+    def rmdir(self, path: str) -> None:
+        os.rmdir(self.root / path)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(self.root / path)
+
+    def symlink(self, target: str, path: str) -> None:
+        os.symlink(target, self.root / path)
+
+    def readlink(self, path: str) -> str:
+        return os.readlink(self.root / path)
+
+    def link(self, source: str, path: str) -> None:
+        os.link(self.root / source, self.root / path)
+
+    def mknod(self, path: str, kind: str, mode: int, device: int) -> None:
+        os.mknod(self.root / path, trees.KINDS[kind] | mode, device if kind == "char" else 0)
+
+    def rename(self, source: str, path: str, flag: str) -> None:
+        libc.rename(self.root / source, self.root / path, libc.RENAME_FLAGS[flag])
+
+    def remove_tree(self, path: str) -> None:
+        """`rm -r`, in the order of names: it stops at the same place on every side."""
+        for name in trees.names_in(self._itself(path), self._union.phantoms):
+            child = f"{path}/{name}"
+            if stat.S_ISDIR((self.root / child).lstat().st_mode):
+                self.remove_tree(child)
+            else:
+                self.unlink(child)
+        self.rmdir(path)
+
+    def _itself(self, path: str) -> Path:
+        """A path whose last name is not a symbolic link, which could lead out of the mount."""
+        if (self.root / path).is_symlink():
+            raise OSError(errno.ENOTDIR, "a symbolic link")
+        return self.root / path
+
+    # attributes
+
+    def stat(self, path: str) -> Outcome:
+        return trees.attributes((self.root / path).stat())
+
+    def lstat(self, path: str) -> Outcome:
+        return trees.attributes((self.root / path).lstat())
+
+    def access(self, path: str, mode: int) -> bool:
+        return os.access(self.root / path, mode, effective_ids=True)
+
+    def chmod(self, path: str, mode: int) -> None:
+        os.chmod(self.root / path, mode)
+
+    def chown(self, path: str, uid: int, gid: int, follow: bool) -> None:
+        os.chown(self.root / path, uid, gid, follow_symlinks=follow)
+
+    def utimens(self, path: str, mtime: int, follow: bool) -> None:
+        os.utime(self.root / path, ns=(mtime, mtime), follow_symlinks=follow)
+
+    def setxattr(self, path: str, name: str, value: bytes, flags: int, follow: bool) -> None:
+        os.setxattr(self.root / path, name, value, flags, follow_symlinks=follow)
+
+    def getxattr(self, path: str, name: str, follow: bool) -> str:
+        return digest(os.getxattr(self.root / path, name, follow_symlinks=follow))
+
+    def listxattr(self, path: str) -> Outcome:
+        return sorted(trees.xattrs(self.root / path))
+
+    def removexattr(self, path: str, name: str, follow: bool) -> None:
+        os.removexattr(self.root / path, name, follow_symlinks=follow)
+
+    # content, by name
+
+    def truncate(self, path: str, size: int) -> None:
+        os.truncate(self.root / path, size)
+
+    def rewrite(self, path: str, size: int, tag: str) -> None:
+        """What a shell's `>` does."""
+        with self._opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:
+            os.write(fd, content(tag, size))
+
+    def append(self, path: str, size: int, tag: str) -> None:
+        with self._opened(path, os.O_WRONLY | os.O_APPEND) as fd:
+            os.write(fd, content(tag, size))
+
+    def content(self, path: str) -> str:
+        with self._opened(path, os.O_RDONLY) as fd:
+            return digest(os.pread(fd, 1 << 16, 0))
+
+    def map_read(self, path: str, offset: int, size: int) -> str:
+        with self._opened(path, os.O_RDONLY) as fd, _mapped(fd, mmap.PROT_READ) as mapping:
+            return _peek(mapping, offset, size)
+
+    def map_write(self, path: str, offset: int, size: int, tag: str) -> None:
+        writable = mmap.PROT_READ | mmap.PROT_WRITE
+        with self._opened(path, os.O_RDWR) as fd, _mapped(fd, writable) as mapping:
+            _poke(mapping, offset, content(tag, size))
+
+    @contextmanager
+    def _opened(self, path: str, flags: int) -> Iterator[int]:
+        # O_NONBLOCK: a fifo among the names must not stop the comparison
+        fd = os.open(self.root / path, flags | os.O_NONBLOCK, 0o666)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    # content, by descriptor
+
+    def open(self, slot: int, path: str, flags: str, mode: int) -> None:
+        self.close(slot)
+        bits = os.O_NONBLOCK
+        for flag in flags.split():
+            bits |= getattr(os, f"O_{flag}")
+        self._files[slot] = os.open(self.root / path, bits, mode)
+
+    def close(self, slot: int) -> None:
+        self.unmap(slot)
+        if slot in self._files:
+            os.close(self._files.pop(slot))
+
+    def read(self, slot: int, size: int) -> str:
+        return digest(os.read(self._fd(slot), size))
+
+    def write(self, slot: int, size: int, tag: str) -> int:
+        return os.write(self._fd(slot), content(tag, size))
+
+    def pread(self, slot: int, offset: int, size: int) -> str:
+        return digest(os.pread(self._fd(slot), size, offset))
+
+    def pwrite(self, slot: int, offset: int, size: int, tag: str) -> int:
+        return os.pwrite(self._fd(slot), content(tag, size), offset)
+
+    def seek(self, slot: int, offset: int, whence: int) -> int:
+        return os.lseek(self._fd(slot), offset, whence)
+
+    def ftruncate(self, slot: int, size: int) -> None:
+        os.ftruncate(self._fd(slot), size)
+
+    def fallocate(self, slot: int, mode: int, offset: int, size: int) -> None:
+        libc.fallocate(self._fd(slot), mode, offset, size)
+
+    def copy_range(self, source: int, offset: int, slot: int, position: int, size: int) -> int:
+        return os.copy_file_range(self._fd(source), self._fd(slot), size, offset, position)
+
+    def fsync(self, slot: int) -> None:
+        os.fsync(self._fd(slot))
+
+    def fstat(self, slot: int) -> Outcome:
+        return trees.attributes(os.fstat(self._fd(slot)))
+
+    def fchmod(self, slot: int, mode: int) -> None:
+        os.fchmod(self._fd(slot), mode)
+
+    def fchown(self, slot: int, uid: int, gid: int) -> None:
+        os.fchown(self._fd(slot), uid, gid)
+
+    def futimens(self, slot: int, mtime: int) -> None:
+        os.utime(self._fd(slot), ns=(mtime, mtime))
+
+    def fsetxattr(self, slot: int, name: str, value: bytes) -> None:
+        os.setxattr(self._fd(slot), name, value)
+
+    def fgetxattr(self, slot: int, name: str) -> str:
+        return digest(os.getxattr(self._fd(slot), name))
+
+    def flink(self, slot: int, path: str) -> None:
+        """Give a name to an open file, also to one that has none (O_TMPFILE)."""
+        # A directory descriptor makes Python use linkat(2), and so follow the magic link.
+        os.link(f"/proc/self/fd/{self._fd(slot)}", self.root / path, src_dir_fd=0)
+
+    def map(self, slot: int) -> None:
+        """Keep a mapping of the file behind a descriptor."""
+        self.unmap(slot)
+        fd = self._fd(slot)
+        try:
+            self._maps[slot] = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        except ValueError:  # an empty file
+            raise OSError(errno.EINVAL, "nothing to map") from None
+
+    def unmap(self, slot: int) -> None:
+        if slot in self._maps:
+            self._maps.pop(slot).close()
+
+    def peek(self, slot: int, offset: int, size: int) -> str:
+        """What a kept mapping shows of the file as it is now."""
+        fd = self._fd(slot)
+        if slot not in self._maps:
+            return "not mapped"
+        size = max(0, min(size, os.fstat(fd).st_size - offset))
+        if self._union.stale_mappings:
+            return digest(os.pread(fd, size, offset))
+        return _peek(self._maps[slot], offset, size)
+
+    # listings
+
+    def listdir(self, path: str) -> Outcome:
+        """The names with the types that the listing says they have."""
+        with self._directory(path) as fd:
+            entries = libc.getdents(fd, 1 << 15)
+        return self._existing(path, entries)
+
+    def list_by_parts(self, path: str) -> Outcome:
+        """The same read in the smallest pieces, each after seeking to where the last one ended."""
+        entries: list[libc.Entry] = []
+        with self._directory(path) as fd:
+            while part := libc.getdents(fd, 64):
+                entries += part
+                os.lseek(fd, 0, os.SEEK_SET)
+                os.lseek(fd, part[-1].cookie, os.SEEK_SET)
+        return self._existing(path, entries)
+
+    @contextmanager
+    def _directory(self, path: str) -> Iterator[int]:
+        fd = os.open(self.root / path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _existing(self, path: str, entries: list[libc.Entry]) -> Outcome:
+        return sorted(
+            (entry.name, stat.filemode(entry.kind << 12)[0])
+            for entry in entries
+            if not self._union.phantoms or os.path.lexists(self.root / path / entry.name)
+        )
+
+    def opendir(self, slot: int, path: str) -> None:
+        """Begin a listing that later steps go on with."""
+        if slot in self._listings:
+            os.close(self._listings.pop(slot).fd)
+        self._listings[slot] = _Listing(self.root / path)
+
+    def readdir(self, slot: int) -> Outcome:
+        """The rest of that listing; says which names it lost or gave twice."""
+        if slot not in self._listings:
+            return "not open"
+        listing = self._listings.pop(slot)
+        try:
+            return listing.rest()
+        finally:
+            os.close(listing.fd)
+
+
+class _Listing:
+    """A directory that is read while it changes.
+
+    POSIX leaves open whether names that come or go meanwhile are seen; all others are seen once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        self._touched: set[str] = set()
+        try:
+            self._present = set(os.listdir(path))
+            self._seen = [entry.name for entry in libc.getdents(self.fd, 96)]
+        except OSError:
+            os.close(self.fd)
+            raise
+
+    def touch(self, arguments: list[Any]) -> None:
+        for argument in arguments:
+            if isinstance(argument, str):
+                self._touched.update(argument.split("/"))
+
+    def rest(self) -> Outcome:
+        while part := libc.getdents(self.fd, 4096):
+            self._seen += [entry.name for entry in part]
+        twice = {name for name in self._seen if self._seen.count(name) > 1}
+        lost = self._present - set(self._seen)
+        return sorted(lost - self._touched), sorted(twice - self._touched)
+
+
+@contextmanager
+def _acting_as(uid: int) -> Iterator[None]:
+    if not uid:
+        yield
+        return
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+@contextmanager
+def _mapped(fd: int, protection: int) -> Iterator[mmap.mmap]:
+    try:
+        mapping = mmap.mmap(fd, 0, prot=protection)
+    except ValueError:  # Python's own refusal of an empty file
+        raise OSError(errno.EINVAL, "nothing to map") from None
+    with mapping:
+        yield mapping
+
+
+# The kernel reads and writes the mapping for us: beyond the end of the file that is EFAULT, where
+# touching the memory would be SIGBUS; and no fault is served while this process holds the GIL.
+
+
+def _peek(mapping: mmap.mmap, offset: int, size: int) -> str:
+    with _scratch() as fd, memoryview(mapping) as view:
+        os.pwrite(fd, view[offset : offset + size], 0)
+        return digest(os.pread(fd, size, 0))
+
+
+def _poke(mapping: mmap.mmap, offset: int, data: bytes) -> None:
+    with _scratch() as fd, memoryview(mapping) as view:
+        os.pwrite(fd, data, 0)
+        os.preadv(fd, [view[offset : offset + len(data)]], 0)
+
+
+@contextmanager
+def _scratch() -> Iterator[int]:
+    fd = os.memfd_create("mapping")
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+# Strategies
+
+
+@dataclass(frozen=True)
+class Existing:
+    """Some path that exists when the step is performed: names that hit are worth more."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Some directory that exists, perhaps the root."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """Some path that does not exist, in a directory that does."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Some descriptor that is open when the step is performed."""
+
+    number: int
+
+
+_slots = st.integers(0, 2)
+_opened = st.builds(Opened, _slots)
+_follow = st.booleans()
+_flags = st.sampled_from(
+    (
+        "RDONLY",
+        "RDWR",
+        "RDONLY",
+        "RDWR",
+        "WRONLY",
+        "RDWR CREAT",
+        "RDWR CREAT EXCL",
+        "WRONLY CREAT TRUNC",
+        "RDWR TRUNC",
+        "WRONLY APPEND",
+        "RDWR APPEND CREAT",
+        "RDONLY NOFOLLOW",
+        "RDONLY DIRECTORY",
+        "RDWR TMPFILE",
+    )
+)
+_offsets = st.sampled_from((0, 1, 100, 4095, 4096, 9000))
+_modes = trees.modes
+_renames = st.sampled_from(tuple(libc.RENAME_FLAGS))
+_kinds = st.sampled_from(sorted(trees.KINDS))
+_devices = st.sampled_from(trees.DEVICES)
+_size, _tag, _owner, _time = trees.sizes, trees.tags, trees.owners, trees.times
+_path = st.one_of(trees.paths, st.builds(Existing, st.integers(0, 63)))
+_new_path = st.one_of(_path, st.builds(Fresh, st.integers(0, 63)))
+_directory = st.one_of(_path, st.builds(Directory, st.integers(0, 63)))
+
+#: How the arguments of each operation are drawn.
+ARGUMENTS: Mapping[str, tuple[st.SearchStrategy[Any], ...]] = {
+    "remount": (),
+    "become": (_owner,),
+    "mkdir": (_new_path, trees.directory_modes),
+    "rmdir": (_directory,),
+    "unlink": (_path,),
+    "symlink": (trees.targets, _new_path),
+    "readlink": (_path,),
+    "link": (_path, _new_path),
+    "mknod": (_new_path, _kinds, _modes, _devices),
+    "rename": (_path, _new_path, _renames),
+    "remove_tree": (_directory,),
+    "stat": (_directory,),
+    "lstat": (_path,),
+    "access": (_directory, st.integers(0, 7)),
+    "chmod": (_directory, st.one_of(_modes, trees.directory_modes)),
+    "chown": (_directory, _owner, _owner, _follow),
+    "utimens": (_directory, _time, _follow),
+    "setxattr": (_path, trees.xattr_names, trees.xattr_values, st.integers(0, 2), _follow),
+    "getxattr": (_path, trees.xattr_names, _follow),
+    "listxattr": (_path,),
+    "removexattr": (_path, trees.xattr_names, _follow),
+    "truncate": (_path, _size),
+    "rewrite": (_new_path, _size, _tag),
+    "append": (_path, _size, _tag),
+    "content": (_path,),
+    "map_read": (_path, _offsets, _size),
+    "map_write": (_path, _offsets, _size, _tag),
+    "open": (_slots, _new_path, _flags, _modes),
+    "close": (_opened,),
+    "read": (_opened, _size),
+    "write": (_opened, _size, _tag),
+    "pread": (_opened, _offsets, _size),
+    "pwrite": (_opened, _offsets, _size, _tag),
+    "seek": (_opened, _offsets, st.integers(0, 4)),
+    "ftruncate": (_opened, _size),
+    "fallocate": (_opened, st.sampled_from((0, 1, 3)), _offsets, _size),
+    "copy_range": (_opened, _offsets, _opened, _offsets, _size),
+    "fsync": (_opened,),
+    "fstat": (_opened,),
+    "fchmod": (_opened, _modes),
+    "fchown": (_opened, _owner, _owner),
+    "futimens": (_opened, _time),
+    "fsetxattr": (_opened, trees.xattr_names, trees.xattr_values),
+    "fgetxattr": (_opened, trees.xattr_names),
+    "flink": (_opened, _new_path),
+    "map": (_opened,),
+    "unmap": (_opened,),
+    "peek": (_opened, _offsets, _size),
+    "listdir": (_directory,),
+    "list_by_parts": (_directory,),
+    "opendir": (_slots, _directory),
+    "readdir": (_slots,),
+}
+
+#: Operations that are drawn only while a file is open.
+ON_OPEN_FILES = {name for name, drawn in ARGUMENTS.items() if drawn[:1] == (_opened,)}
+
+# Operations that the machine draws as one rule. Each rule is as likely as any other, and looking
+# must not crowd out changing.
+_TOGETHER = {
+    "look": ("stat", "lstat", "access", "readlink", "getxattr", "listxattr"),
+    "look_inside": ("content", "map_read", "listdir", "list_by_parts"),
+    "list": ("opendir", "readdir"),
+    "change_rights": ("chmod", "chown"),
+    "change_xattrs": ("setxattr", "removexattr"),
+    "map_opened": ("map", "peek", "unmap", "close"),
+}
+_joined = {name for together in _TOGETHER.values() for name in together}
+#: The machine's rules, each with the operations that it draws from.
+RULES = _TOGETHER | {name: (name,) for name in ARGUMENTS if name not in _joined}
+
+
+def steps(rule: str) -> st.SearchStrategy[Step]:
+    return st.one_of(*(st.tuples(st.just(name), *ARGUMENTS[name]) for name in RULES[rule]))
+
+
+def resolve(step: Step, choices: Mapping[type, Sequence[Any]]) -> Step:
+    """The step with one of the choices in the place of each `Existing`, `Fresh` and `Opened`."""
+
+    def resolved(item: Any) -> Any:
+        among = choices.get(type(item))
+        return among[item.number % len(among)] if among else item
+
+    return tuple(map(resolved, step))

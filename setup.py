@@ -19,7 +19,6 @@ HERE = Path(__file__).parent
 WARNINGS = [
     "-Wall",
     "-Wextra",
-    "-Wshadow=local",
     "-Wpointer-arith",
     "-Wno-unused-function",
     "-Wno-unused-parameter",
@@ -45,6 +44,6 @@ setup(
     ext_modules=cythonize(
         extensions,
         build_dir="build/cython",
-        compiler_directives={"language_level": "3", "embedsignature": False},
+        compiler_directives={"language_level": "3", "embedsignature": False, "cdivision": True},
     )
 )

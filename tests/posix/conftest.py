@@ -3,12 +3,11 @@
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.posix import differences, process
-from tests.posix.places import KINDS, NEEDS, Mounted, Place
+from tests.posix.places import KINDS, NEEDS, Mounted
 
 #: The places of the normal run; UNIONFS_TEST_PLACES names others, separated by commas.
 _DEFAULT = [name for name in KINDS if not name.startswith("fuseoverlayfs")]
@@ -17,7 +16,10 @@ PLACES = os.environ.get("UNIONFS_TEST_PLACES", ",".join(_DEFAULT)).split(",")
 #: pytest sets a failed session fixture up again for each case: once is enough.
 _unmountable: set[str] = set()
 
+_workers: dict[str, process.Worker] = {}
+
 _case_directory = pytest.StashKey[str]()
+_number = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,12 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for number, item in enumerate(items):
+def pytest_collection_finish(session: pytest.Session) -> None:
+    for number, item in enumerate(session.items):
         kind = _place_name(item)
         if kind is None:
             continue
         name = getattr(item, "originalname", item.name)
+        item.stash[_number] = number
         item.stash[_case_directory] = f"{number}-{name}"
         for need in _needs(item) - KINDS[kind].can:
             item.add_marker(pytest.mark.skip(f"{kind}: {NEEDS[need]}"))
@@ -46,6 +49,14 @@ def _place_name(item: pytest.Item) -> str | None:
 
 def _needs(item: pytest.Item) -> set[str]:
     return {need for mark in item.iter_markers("needs") for need in mark.args}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> None:
+    """In place of the check after every test: a place's mounts live and die with its namespace.
+
+    Looking through /proc for each of thousands of short cases would cost more than the cases.
+    """
 
 
 @pytest.fixture(scope="session", params=PLACES)
@@ -66,38 +77,45 @@ def mounted(request: pytest.FixtureRequest) -> Iterator[Mounted]:
     except Exception:
         _unmountable.add(name)
         raise
+    worker = place.worker(lambda number: _execute(request.session.items[number], place))
+    _workers[name] = worker
     yield place
+    worker.close()
     place.close()
 
 
 @pytest.fixture
-def place(mounted: Mounted, request: pytest.FixtureRequest) -> Place:
-    """The case's own directory, mode 0777."""
-    return mounted.place(request.node.stash[_case_directory])
+def place(mounted: Mounted) -> None:
+    """The case's own directory, mode 0777; made where the case runs, by `_execute`."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a case in a child inside its place, and hold it against the table of differences."""
-    if "place" not in pyfuncitem.funcargs:
+    name = _place_name(pyfuncitem)
+    if name is None:
         return None
-    mounted: Mounted = pyfuncitem.funcargs["mounted"]
-    names = pyfuncitem._fixtureinfo.argnames
-    arguments = {name: pyfuncitem.funcargs[name] for name in names}
-
-    def run() -> str | None:
-        try:
-            pyfuncitem.obj(**arguments)
-        except BaseException:
-            return str(pyfuncitem.repr_failure(pytest.ExceptionInfo.from_current()))
-        return None
-
     try:
-        failure: Any = mounted.run(run)
-    except process.Hung as error:
-        failure = f"Hung: {error}; the connection was aborted"
-    _judge(pyfuncitem, mounted.name, failure)
+        failure = _workers[name].call(pyfuncitem.stash[_number])
+    except (process.Hung, process.Broken) as error:
+        failure = f"{type(error).__name__}: {error}"
+    _judge(pyfuncitem, name, failure)
     return True
+
+
+def _execute(item: pytest.Item, mounted: Mounted) -> str | None:
+    """In the child: run one case; the report of its failure, or None."""
+    assert isinstance(item, pytest.Function)
+    arguments = {
+        name: item.callspec.params[name]
+        for name in item._fixtureinfo.argnames
+        if name != "place"
+    }
+    try:
+        item.obj(place=mounted.place(item.stash[_case_directory]), **arguments)
+    except BaseException:
+        return str(item.repr_failure(pytest.ExceptionInfo.from_current()))
+    return None
 
 
 def _judge(item: pytest.Function, place: str, failure: str | None) -> None:

@@ -175,18 +175,25 @@ class Mounted:
     ) -> Any:
         """Call the function in a child that lives inside the place."""
 
-        def enter() -> Any:
-            if self._caller == "namespace":
-                calls.setns(self._user_namespace, calls.CLONE_NEWUSER)
-            if self._caller != "self":
-                calls.setns(self._mount_namespace, calls.CLONE_NEWNS)
-            if self._caller == "namespace":
-                process.become(0, 0)
-            if self._caller == "user":
-                process.become(USER, GROUP)
+        def act() -> Any:
+            self._enter()
             return function(*args)
 
-        return process.call(enter, deadline=deadline, on_hang=self._abort)
+        return process.call(act, deadline=deadline, on_hang=self.abort)
+
+    def worker(self, function: Callable[[Any], Any]) -> process.Worker:
+        """A child inside the place that calls the function again and again."""
+        return process.Worker(function, enter=self._enter, on_hang=self.abort)
+
+    def _enter(self) -> None:
+        if self._caller == "namespace":
+            calls.setns(self._user_namespace, calls.CLONE_NEWUSER)
+        if self._caller != "self":
+            calls.setns(self._mount_namespace, calls.CLONE_NEWNS)
+        if self._caller == "namespace":
+            process.become(0, 0)
+        if self._caller == "user":
+            process.become(USER, GROUP)
 
     def close(self) -> None:
         os.close(self._leash)
@@ -263,7 +270,7 @@ class Mounted:
             os.write(ready, f"mounted {os.stat(root).st_dev} {root}\n".encode())
             os.read(leash, 1)
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
         """Free whoever is stuck in a request that a FUSE daemon does not answer."""
         path = f"/proc/{self._keeper}/root/sys/fs/fuse/connections/{os.minor(self.device)}/abort"
         with contextlib.suppress(FileNotFoundError), open(path, "w") as file:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 import select
 import signal
 import time
@@ -86,6 +87,87 @@ def _answer(writer: int, function: Callable[..., Any], args: Sequence[Any]) -> N
             pipe.write(answer)
     finally:
         os._exit(0)
+
+
+class Worker:
+    """A child that calls one function for every argument it is sent, and answers each.
+
+    Between two calls it goes back to where it was: working directory, umask, signals, limits
+    and descriptors. When it dies or hangs, the next call starts another.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        *,
+        enter: Callable[[], object] = lambda: None,
+        on_hang: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._function, self._enter, self._on_hang = function, enter, on_hang
+        self._pid = 0
+
+    def call(self, argument: Any, deadline: float = DEADLINE) -> Any:
+        """Send one argument, return what the function returns; Hung or Broken otherwise."""
+        if not self._pid:
+            self._start()
+        pickle.dump(argument, self._to)
+        self._to.flush()
+        poll = select.poll()
+        poll.register(self._from.fileno(), select.POLLIN | select.POLLHUP)
+        if not poll.poll(deadline * 1000):
+            self._on_hang()
+            os.kill(self._pid, signal.SIGKILL)
+            self.close()
+            raise Hung(f"no answer within {deadline} s")
+        try:
+            return pickle.load(self._from)
+        except EOFError:
+            status = self.close()
+            raise Broken(f"the process ended within the case, wait status {status}") from None
+
+    def close(self) -> int:
+        if not self._pid:
+            return 0
+        self._to.close()
+        self._from.close()
+        pid, self._pid = self._pid, 0
+        return os.waitpid(pid, 0)[1]
+
+    def _start(self) -> None:
+        requests, to = os.pipe2(os.O_CLOEXEC)
+        answers_from, answers = os.pipe2(os.O_CLOEXEC)
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(to)
+            os.close(answers_from)
+            self._serve(requests, answers)
+        os.close(requests)
+        os.close(answers)
+        self._to, self._from = os.fdopen(to, "wb"), os.fdopen(answers_from, "rb")
+
+    def _serve(self, requests: int, answers: int) -> NoReturn:
+        try:
+            self._enter()
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            first_free = max(int(fd) for fd in os.listdir("/proc/self/fd")) + 1
+            with os.fdopen(requests, "rb", buffering=0) as incoming:
+                while True:
+                    os.chdir("/")
+                    os.umask(0o022)
+                    os.closerange(first_free, first_free + 1000)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+                    answer = pickle.dumps(self._function(pickle.load(incoming)))
+                    while answer:
+                        answer = answer[os.write(answers, answer) :]
+        except EOFError:
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
 
 
 def become(uid: int, gid: int, groups: Sequence[int] = ()) -> None:

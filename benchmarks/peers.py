@@ -22,6 +22,8 @@ from typing import NamedTuple
 MOUNT_TIMEOUT = 30.0
 UNMOUNT_TIMEOUT = 30.0
 
+ROOT = Path(__file__).parents[1]
+
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
@@ -41,9 +43,11 @@ class Branches(NamedTuple):
 @dataclass(frozen=True)
 class Peer:
     name: str
-    command: Callable[[Branches], list[str]] | None
-    """The command line that mounts; it runs in the directory above the lowers. None: no union,
-    the workload gets a plain directory with the same content."""
+    command: Callable[[Branches, str], list[str]] | None
+    """The command line that mounts in ``mode``; it runs in the directory above the lowers. None:
+    no union, the workload gets a plain directory with the same content."""
+    mode: str = ""
+    """A mount option on top of the peer's usual ones."""
     copies_up: bool = True
     """Can change and remove what is in a lower branch."""
 
@@ -57,6 +61,8 @@ class Mounted:
     """The processes that serve it; none for a plain directory and a kernel filesystem."""
     seconds: float
     """From starting the mount command until the mount had answered its first question."""
+    said: str = ""
+    """What the mount command wrote."""
 
     def private_memory(self) -> int:
         """Private memory of all serving processes and their descendants, in bytes.
@@ -87,31 +93,28 @@ class Mounted:
         return found
 
 
-def _overlayfs(*options: str) -> Callable[[Branches], list[str]]:
-    def command(branches: Branches) -> list[str]:
-        # mount(2) takes one page of options; names relative to the directory above the
-        # lowers make room for hundreds of branches.
-        above = branches.lowers[0].parent
-        lowers = ":".join(os.path.relpath(lower, above) for lower in branches.lowers)
-        text = f"lowerdir={lowers},upperdir={branches.upper},workdir={branches.work}"
-        text = ",".join([text, *options])
-        return ["mount", "-t", "overlay", "overlay", "-o", text, str(branches.mount_point)]
-
-    return command
+def _overlayfs(branches: Branches, mode: str) -> list[str]:
+    # mount(2) takes one page of options; names relative to the directory above the lowers make
+    # room for hundreds of branches.
+    above = branches.lowers[0].parent
+    lowers = ":".join(os.path.relpath(lower, above) for lower in branches.lowers)
+    text = f"lowerdir={lowers},upperdir={branches.upper},workdir={branches.work}"
+    options = ["-o", mode] if mode else []
+    return ["mount", "-t", "overlay", "overlay", "-o", text, *options, str(branches.mount_point)]
 
 
-def _fuse_overlayfs(branches: Branches) -> list[str]:
+def _fuse_overlayfs(branches: Branches, _: str) -> list[str]:
     lowers = ":".join(map(str, branches.lowers))
     text = f"lowerdir={lowers},upperdir={branches.upper},workdir={branches.work}"
     return ["fuse-overlayfs", "-o", text, str(branches.mount_point)]
 
 
-def _unionfs_fuse(branches: Branches) -> list[str]:
+def _unionfs_fuse(branches: Branches, _: str) -> list[str]:
     text = ":".join([f"{branches.upper}=RW", *(f"{lower}=RO" for lower in branches.lowers)])
     return ["unionfs-fuse", "-o", "cow", text, str(branches.mount_point)]
 
 
-def _mergerfs(branches: Branches) -> list[str]:
+def _mergerfs(branches: Branches, _: str) -> list[str]:
     # "epff", the default, creates only where the parent directory is; minfreespace (default 4G)
     # would refuse to create on a smaller disk.
     text = ":".join([f"{branches.upper}=RW", *(f"{lower}=NC" for lower in branches.lowers)])
@@ -119,29 +122,27 @@ def _mergerfs(branches: Branches) -> list[str]:
     return ["mergerfs", "-o", options, text, str(branches.mount_point)]
 
 
-def _unionfs(*options: str) -> Callable[[Branches], list[str]]:
-    def command(branches: Branches) -> list[str]:
-        script = Path(sys.executable).with_name("unionfs-mount")
-        prefix = [str(script)] if script.exists() else [sys.executable, "-m", "unionfs", "mount"]
-        lowers = ":".join(map(str, branches.lowers))
-        directories = [lowers, str(branches.upper), str(branches.mount_point)]
-        return prefix + directories + (["-o", ",".join(options)] if options else [])
-
-    return command
+def _unionfs(branches: Branches, mode: str) -> list[str]:
+    installed = Path(sys.executable).with_name("unionfs-mount")
+    checkout = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "unionfs", "mount"]
+    command = [str(installed)] if installed.exists() else checkout
+    lowers = ":".join(map(str, branches.lowers))
+    options = ["-o", mode] if mode else []
+    return [*command, *options, lowers, str(branches.upper), str(branches.mount_point)]
 
 
 PEERS = {
     peer.name: peer
     for peer in (
         Peer("plain", None),
-        Peer("overlayfs", _overlayfs()),
-        Peer("overlayfs-volatile", _overlayfs("volatile")),
+        Peer("overlayfs", _overlayfs),
+        Peer("overlayfs-volatile", _overlayfs, "volatile"),
         Peer("fuse-overlayfs", _fuse_overlayfs),
         Peer("unionfs-fuse", _unionfs_fuse),
         Peer("mergerfs", _mergerfs, copies_up=False),
-        Peer("unionfs", _unionfs()),
-        Peer("unionfs-volatile", _unionfs("volatile")),
-        Peer("unionfs-passthrough", _unionfs("io=passthrough")),
+        Peer("unionfs", _unionfs),
+        Peer("unionfs-volatile", _unionfs, "volatile"),
+        Peer("unionfs-passthrough", _unionfs, "io=passthrough"),
     )
 }
 
@@ -162,7 +163,7 @@ def mount(peer: Peer, branches: Branches) -> Mounted:
         started = time.perf_counter()
         try:
             status = subprocess.run(
-                peer.command(branches),
+                peer.command(branches, peer.mode),
                 cwd=branches.lowers[0].parent,
                 stdin=subprocess.DEVNULL,
                 stdout=said,
@@ -175,12 +176,12 @@ def mount(peer: Peer, branches: Branches) -> Mounted:
         if status == 0:
             os.listdir(branches.mount_point)
         seconds = time.perf_counter() - started
-        mounted = Mounted(branches.mount_point, _new_children(before), seconds)
-        if status != 0 or not os.path.ismount(branches.mount_point):
-            _end(mounted.servers)
-            said.seek(0)
-            text = said.read().decode(errors="replace").strip()
-            raise PeerError(text or f"exit status {status} and nothing mounted")
+        said.seek(0)
+        text = said.read().decode(errors="replace").strip()
+    mounted = Mounted(branches.mount_point, _new_children(before), seconds, text)
+    if status != 0 or not os.path.ismount(branches.mount_point):
+        _end(mounted.servers)
+        raise PeerError(text or f"exit status {status} and nothing mounted")
     return mounted
 
 
@@ -206,17 +207,23 @@ def unmount(mounted: Mounted) -> None:
 
 
 def unavailable(peer: Peer, directory: Path) -> str | None:
-    """Mount ``peer`` once below ``directory``, a new one: None, or why it cannot take part."""
+    """Mount ``peer`` once below ``directory``, a new one: None, or why it cannot take part.
+
+    A mount that succeeds with a warning about its mode does not count: an option that was passed
+    over is a mode that is not there.
+    """
     if peer.command is None:
         return None
     lower = directory / "lower"
     lower.mkdir(parents=True)
     names = (directory / name for name in ("upper", "work", "mnt"))
     try:
-        unmount(mount(peer, Branches((lower,), *names)))
+        mounted = mount(peer, Branches((lower,), *names))
+        unmount(mounted)
     except PeerError as error:
         return str(error)
-    return None
+    option = peer.mode.partition("=")[0]
+    return mounted.said if option and option in mounted.said else None
 
 
 def _adopt_orphans() -> None:

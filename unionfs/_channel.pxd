@@ -49,7 +49,7 @@ cdef enum Plane:
     PLANES = 3
 
 cdef enum:
-    MAX_READERS = 4
+    MAX_READERS = 64
     MAX_WRITE = 1 << 20
     REQUEST_CAPACITY = MAX_WRITE + 4096     # what the kernel wants to be able to send
     REPLY_CAPACITY = MAX_WRITE + 4096
@@ -110,7 +110,6 @@ cdef struct Channel:
     int done_fd             # an eventfd, readable when the last reader has ended
     Table *table
     Relay *relay
-    uint32_t number         # which mount of this process, on the pair
     # settings
     bint keep_open
     bint writeback

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from unionfs._opcodes import OPCODES as OPCODES
 from unionfs._parking import Parking
 from unionfs._tree import Tree
 
@@ -10,8 +9,8 @@ class FastPath:
     """Serves the requests that arrive on a FUSE channel, without the GIL.
 
     `fd` is an opened /dev/fuse on which the mount has been made (or, in tests, one end of a
-    SOCK_SEQPACKET pair); it becomes ours.  `number` names the mount to the slow path behind
-    `parking`.  `readers` threads read the channel.  With `keep_open` OPEN and CREATE are served,
+    SOCK_SEQPACKET pair); it becomes ours.  What needs the slow path waits in `parking`.
+    `readers` threads, 64 at most, read the channel.  With `keep_open` OPEN and CREATE are served,
     otherwise the kernel opens by itself.  The kernel may cache names and attributes for `timeout`
     seconds.  `branches` are the branches' host paths, the upper first.
     """
@@ -22,7 +21,6 @@ class FastPath:
         fd: int,
         parking: Parking,
         *,
-        number: int,
         readers: int = 1,
         keep_open: bool = False,
         writeback: bool = False,

@@ -8,9 +8,8 @@ prepared what is missing, and then goes to the pool.  The handler then simply ru
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOSYS
 from libc.signal cimport SIG_DFL
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset, strdup
+from libc.string cimport memset, strdup
 from posix.signal cimport (
     SIG_UNBLOCK, sigaction, sigaction_t, sigaddset, sigemptyset, sigset_t,
 )
@@ -21,21 +20,20 @@ import os
 
 from unionfs._channel cimport (
     FAST, MAX_READERS, POOL, REPLY_CAPACITY, REQUEST_CAPACITY, RESULT_PREPARE, RESULT_SILENT,
-    RESULT_WAIT, SLOW, Call, Channel, Plane, Request, account, atomic_add, channel_reply,
+    RESULT_WAIT, SLOW, Call, Channel, Request, account, atomic_add, channel_reply,
     opcode_name, request_free, request_keep, thread_kill, thread_self,
 )
 from unionfs._opcodes cimport POOLED, Route, route
 from unionfs._parking cimport Parking, park, parking_leave
 from unionfs._pool cimport pool_drain, pool_init, pool_submit
 from unionfs._sys cimport (
-    TimeSpec, cond_broadcast, cond_destroy, cond_init, cond_timedwait, cond_wait, mutex_destroy,
+    TimeSpec, cond_broadcast, cond_destroy, cond_init, cond_timedwait, mutex_destroy,
     mutex_init, mutex_lock, mutex_unlock, sys_close, sys_monotonic_ns, sys_read, sys_thread,
     sys_write,
 )
-from unionfs._tree cimport PREPARE_WHOLE, Tree
+from unionfs._tree cimport Tree
 from unionfs._wire cimport InHeader
 
-from unionfs._opcodes import OPCODES
 
 cdef extern from "<signal.h>" nogil:
     int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
@@ -69,7 +67,8 @@ cdef void give_up(Request *request) noexcept with gil:
               (name if name != NULL else b"?").decode(), header.nodeid, request.prepared)
 
 
-cdef int64_t put_off(Call *call, const Route *how, Request *request, int64_t verdict) noexcept nogil:
+cdef int64_t put_off(Call *call, const Route *how, Request *request,
+                     int64_t verdict) noexcept nogil:
     """Carry out a verdict.  RESULT_SILENT: the request is taken care of; -errno: it is not, and
     `request` is still the caller's."""
     cdef Request *kept = request
@@ -248,9 +247,9 @@ cdef class FastPath:
         pool_init(&self.channel.pool)
         self.channel.run = run
 
-    def __init__(self, Tree tree not None, int fd, Parking parking not None, *, uint32_t number,
-                 int readers=1, bint keep_open=False, bint writeback=False, double timeout=1e9,
-                 bint debug=False, branches=()):
+    def __init__(self, Tree tree not None, int fd, Parking parking not None, *, int readers=1,
+                 bint keep_open=False, bint writeback=False, double timeout=1e9, bint debug=False,
+                 branches=()):
         cdef Channel *channel = self.channel
         cdef int done
         if not 1 <= readers <= MAX_READERS:
@@ -265,7 +264,6 @@ cdef class FastPath:
         self.reader_count = readers
         channel.table = tree.table
         channel.relay = parking.relay
-        channel.number = number
         channel.keep_open = keep_open
         channel.writeback = writeback
         channel.debug = debug

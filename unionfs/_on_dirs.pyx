@@ -8,7 +8,7 @@ from unionfs._call cimport done, fill_entry
 from unionfs._channel cimport Call
 from unionfs._sys cimport Stat
 from unionfs._tree cimport tree_lookup, tree_readdir
-from unionfs._wire cimport Dirent, DirentPlus, EntryOut, ReadIn
+from unionfs._wire cimport Dirent, DirentPlus, ReadIn
 
 # A reply being filled.
 cdef struct Filling:

@@ -7,8 +7,7 @@ one file cost one round. The question travels as a FUSE request over a socket pa
 * OPEN for writing on a node: bring it, and its parents, into the upper;
 * OPENDIR on a directory: make it whole in the upper, and opaque.
 
-Its `pid` is the number of the mount that asks (a process may have several, pyfuse3 holds one
-session a process), its `unique` the number of the question.
+Its `unique` is the number of the question, and comes back with the answer.
 """
 from libc.errno cimport EINTR, EIO, ENOMEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -54,7 +53,6 @@ cdef void ask(Relay *relay) noexcept nogil:
             question.header.opcode = OP_OPENDIR if whole else OP_OPEN
             question.header.unique = p.id
             question.header.nodeid = p.node
-            question.header.pid = p.channel.number
             question.body.flags = 0 if whole else <uint32_t>O_WRONLY
             if send(relay.fd, &question, sizeof(question), MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
                 return      # the slow path is gone; detach() answers for it

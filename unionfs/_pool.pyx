@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """An elastic pool of threads for what may block: two fsyncs must never stop a mount."""
 from libc.stdlib cimport free, malloc
-from libc.time cimport time, time_t
+from libc.time cimport time
 
 from unionfs._channel cimport REPLY_CAPACITY, Channel, Pool, Request
 from unionfs._sys cimport (

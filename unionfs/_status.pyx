@@ -9,10 +9,9 @@ in a container the same number is somebody else.
 from libc.errno cimport ENODATA, ERANGE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.string cimport memchr, strcmp, strlen
+from libc.string cimport strcmp, strlen
 
 from unionfs._channel cimport PLANES, Call, Channel, Counter, atomic_get, opcode_name
-from unionfs._sys cimport AT_FDCWD, Stat
 from unionfs._tree cimport TreeStats, tree_stats, tree_where
 from unionfs._wire cimport OPCODES_END, ROOT_NODE
 
@@ -185,14 +184,8 @@ cdef int put_where(Text *text, Call *call) noexcept nogil:
     cdef int branch = 0
     cdef int64_t length = tree_where(
         call.channel.table, call.header.nodeid, &branch, path, PATH_CAPACITY)
-    cdef const char *end
     if length < 0:
         return <int>length
-    # "BRANCH\0RELATIVE PATH": the number has been handed out in `branch`.
-    end = <const char *>memchr(path, 0, <size_t>length)
-    if end != NULL:
-        length -= end + 1 - path
-        path += end + 1 - path
     put_text(text, b"{")
     put_field(text, b"branch", <uint64_t>branch)
     put_text(text, b',"path":')

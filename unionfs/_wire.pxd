@@ -94,13 +94,11 @@ cdef enum InitFlag2:
     INIT2_NO_EXPORT_SUPPORT = 1 << (38 - 32)
 
 cdef enum:
-    ATTR_FH = 1 << 6                # SetattrIn.valid: fh is valid
-    GETATTR_FH = 1 << 0             # GetattrIn.getattr_flags: fh is valid
-    OPEN_KEEP_CACHE = 1 << 1        # OpenOut.open_flags
-    OPEN_CACHE_DIR = 1 << 3
-    FSYNC_DATA_ONLY = 1 << 0        # FsyncIn.fsync_flags
-    SETXATTR_ACL_KILL_SGID = 1 << 0 # SetxattrIn.setxattr_flags
-    SETXATTR_IN_SHORT = 8           # size of SetxattrIn where SETXATTR_EXT is not negotiated
+    ATTR_FH = 1 << 6                    # SetattrIn.valid: fh is valid
+    OPEN_KEEP_CACHE = 1 << 1            # OpenOut.open_flags
+    FSYNC_DATA_ONLY = 1 << 0            # FsyncIn.fsync_flags
+    SETXATTR_ACL_KILL_SGID = 1 << 0     # SetxattrIn.setxattr_flags
+    SETXATTR_IN_SHORT = 8               # bytes of SetxattrIn without SETXATTR_EXT
     STATX_BASIC_AND_BTIME = 0xfff
 
 cdef struct InHeader:

@@ -1,0 +1,182 @@
+"""The process that serves a mount: how it comes to be, what it holds, how it is ended.
+
+The parent learns from a pipe whether the mount answers, or which error of errors.py it met.
+"""
+
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from unionfs import errors
+from unionfs.errors import StartFailed, UnionfsError
+
+log = logging.getLogger("unionfs")
+
+#: What the child runs: it calls its first argument when the mount answers, and watches the
+#: descriptor of its second, which becomes readable when the parent has gone.
+Body = Callable[[Callable[[], None], int | None], int]
+
+_READY = b"ready"
+
+
+class Daemon:
+    """A child of this process, in a session of its own, that runs `body`.
+
+    Returns when the child is ready.  Raises the error of errors.py that it ended with.  The
+    child keeps no descriptor but `keep`, has `/` as its directory and /dev/null as its standard
+    streams.  With `leash` it ends when this process does.
+    """
+
+    def __init__(self, body: Body, keep: Sequence[int], *, leash: bool, what: str) -> None:
+        answer, report = os.pipe()
+        held = os.pipe() if leash else None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = errors.StartFailed.exit_code
+            try:
+                status = _run(body, keep, report, None if held is None else held[0])
+            finally:
+                os._exit(status)  # not our parent's exit handlers
+        os.close(report)
+        self._leash: int | None = None
+        if held is not None:
+            os.close(held[0])
+            self._leash = held[1]
+        with open(answer, "rb") as file:
+            message = file.read()
+        if message != _READY:
+            status = self._reap()
+            raise _error(message, status, what)
+
+    def end(self) -> None:
+        """Ask the process to unmount, and wait until it has ended."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        status = self._reap()
+        if status not in (0, -signal.SIGKILL):
+            log.warning("process %d, which served a mount, ended with status %d", self.pid, status)
+
+    def _reap(self) -> int:
+        if self._leash is not None:
+            os.close(self._leash)
+            self._leash = None
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        except ChildProcessError:
+            return 0  # SIGCHLD is ignored here: the kernel has reaped it
+
+
+def _run(body: Body, keep: Sequence[int], report: int, leash: int | None) -> int:
+    """The child."""
+
+    def ready() -> None:
+        os.write(report, _READY)
+        os.close(report)
+
+    try:
+        os.setsid()
+        os.chdir("/")
+        _close_inherited([*keep, report, *([] if leash is None else [leash])])
+        return body(ready, leash)
+    except UnionfsError as error:
+        message = [type(error).__name__]
+        for key, value in error.details.items():
+            message += [key, str(value)]
+        with suppress(OSError):  # after ready() nobody reads it
+            os.write(report, "\0".join(message).encode(errors="surrogateescape"))
+        return error.exit_code
+    except BaseException:
+        log.exception("the daemon ends")
+        return 1
+
+
+def _close_inherited(keep: Sequence[int]) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    low = 3
+    for fd in sorted(keep):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def _error(message: bytes, status: int, what: str) -> UnionfsError:
+    """The child's error, or one that says how the child ended without telling."""
+    name, *details = message.decode(errors="surrogateescape").split("\0")
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, UnionfsError):
+        return kind(**dict(zip(details[::2], details[1::2], strict=True)))
+    return StartFailed(path=what, reason=f"the daemon ended with status {status}; see its log")
+
+
+@contextmanager
+def end_signals() -> Iterator[int]:
+    """A descriptor that becomes readable when SIGTERM or SIGINT asks the process to end."""
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    before = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    handlers = {
+        number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield wake_read
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        os.close(wake_read)
+        os.close(wake_write)
+
+
+def raise_descriptor_limit() -> None:
+    """A union holds a descriptor for each branch and each file without a name."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def log_to(path: str | None, otherwise: Callable[[], logging.Handler]) -> None:
+    """Have everything that goes wrong logged, to a file if there is a `path`.
+
+    Raises `StartFailed` if the file cannot be written.
+    """
+    if path is None:
+        handler = otherwise()
+    else:
+        try:
+            handler = logging.FileHandler(path)
+        except OSError as error:
+            raise StartFailed(path=path, reason=f"log_file: {error.strerror}") from None
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    # Handlers of the program that mounted belong to that program.
+    log.handlers = [handler]
+    log.propagate = False
+
+
+def stderr() -> logging.Handler:
+    """The log of a mount in the foreground."""
+    return logging.StreamHandler()
+
+
+def syslog() -> logging.Handler:
+    """The log of a daemon; where the system has none, nobody reads it."""
+    return _Syslog()
+
+
+class _Syslog(logging.Handler):
+    """By the C library: logging.handlers would cost 1 MB of private memory in every daemon."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        import syslog
+
+        level = syslog.LOG_ERR if record.levelno >= logging.ERROR else syslog.LOG_WARNING
+        syslog.openlog("unionfs-mount", syslog.LOG_PID, syslog.LOG_DAEMON)
+        for line in self.format(record).splitlines():
+            syslog.syslog(level, line)

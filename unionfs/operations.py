@@ -1,0 +1,54 @@
+"""The slow path: a pyfuse3.Operations whose handlers prepare what the fast path then does.
+
+Only two requests ever come this way (see _parking): OPEN asks for a node to be brought into the
+upper, OPENDIR for a directory to be made whole.  Both are answered when that is done; nothing
+is opened by them.
+"""
+
+import logging
+from collections.abc import Callable
+from errno import EIO
+
+import pyfuse3
+import trio
+
+from unionfs import copyup
+from unionfs._tree import Tree
+
+log = logging.getLogger(__name__)
+
+#: How many preparations may run at once; the fast path asks for no more (IN_FLIGHT in _parking).
+_WORKERS = 64
+
+
+class Preparing(pyfuse3.Operations):
+    """Prepares one tree."""
+
+    def __init__(self, tree: Tree) -> None:
+        super().__init__()
+        self._tree = tree
+        self._limiter = trio.CapacityLimiter(_WORKERS)
+
+    async def open(
+        self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileInfo:
+        """Bring a node, and the directories above it, into the upper."""
+        await self._prepare(copyup.bring_up, inode)
+        return pyfuse3.FileInfo()
+
+    async def opendir(
+        self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileHandleT:
+        """Make a directory whole in the upper, and opaque."""
+        await self._prepare(copyup.make_whole, inode)
+        return pyfuse3.FileHandleT(0)
+
+    async def _prepare(self, what: Callable[[Tree, int], None], node: int) -> None:
+        """Run `what` in a worker thread; its errors become errnos, and a bug becomes EIO."""
+        try:
+            await trio.to_thread.run_sync(what, self._tree, node, limiter=self._limiter)
+        except OSError as error:
+            raise pyfuse3.FUSEError(error.errno or EIO) from None
+        except Exception:
+            log.exception("%s of node %d failed", what.__name__, node)
+            raise pyfuse3.FUSEError(EIO) from None

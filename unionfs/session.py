@@ -1,0 +1,306 @@
+"""The life of a mount: branches, lock, tree, planes, readiness, and the way back.
+
+`Session` is a mount served by this process, `serve` what the command does with one, `mount` and
+`Mount` the same for Python programs.  Either way one process serves one mount.
+"""
+
+import os
+import resource
+import select
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from types import TracebackType
+from typing import Any, Self
+
+from unionfs import _mount, daemon, kernel, workdir
+from unionfs._fastpath import FastPath
+from unionfs._tree import Tree
+from unionfs.branches import BranchStack
+from unionfs.copyup import INLINE_LIMIT
+from unionfs.errors import StartFailed
+from unionfs.options import MountOptions
+from unionfs.relay import Relay
+from unionfs.uppers import UpperLock
+
+_CAP_DAC_OVERRIDE = 1
+# What the kernel reads ahead of a sequential reader. Its default, 128 KiB, is an eighth of what
+# one request may ask for. In KiB.
+_READ_AHEAD = 1024
+# Losing the daemon takes everything away that uses the mount: it should not be the first to go.
+_OOM_SCORE_ADJ = -900
+# A descriptor kept open pins an inode of the branch in memory: a kilobyte each.
+_MOST_DESCRIPTORS = 4096
+
+
+class Session:
+    """A mount served by this process.  Takes over `stack`, which `close` closes."""
+
+    def __init__(self, options: MountOptions, stack: BranchStack) -> None:
+        self.mountpoint = stack.mountpoint
+        self._options = options
+        self._stack = stack
+        self._undo = ExitStack()
+        self._undo.callback(stack.close)
+        self._fastpath: FastPath | None = None
+        self._device: int | None = None
+
+    def start(self) -> None:
+        """Mount and serve; returns when the mount answers.
+
+        Raises the errors of errors.py; what had been done is then undone.
+        """
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        options, stack, undo = self._options, self._stack, self._undo
+        if stack.upper is not None:
+            lock = UpperLock(stack, options)
+            undo.callback(lock.release)
+            undo.callback(stack.remove_workdir)
+            stack.open_workdir()
+            assert stack.work_fd is not None
+            assert stack.workdir is not None
+            undo.callback(workdir.clear, stack.work_fd, stack.workdir)
+            lock.sign()
+            if not options.volatile:
+                undo.callback(_mount.syncfs, stack.upper.fd)
+        else:
+            stack.open_workdir()
+        keep_open = options.copyup == "open" or not _overrides_permissions()
+        tree = Tree(
+            stack.lower_fds,
+            stack.upper_fd,
+            stack.work_fd,
+            whiteout=stack.whiteout,
+            rename_dir=options.rename_dir,
+            durable=not options.volatile,
+            trusted=stack.trusted,
+            keep_open=keep_open,
+            inline_limit=INLINE_LIMIT,
+            fd_limit=_cached_descriptors(),
+            state=stack.state_fd,
+        )
+        undo.callback(tree.close)
+        relay = Relay(tree)
+        relay.start()
+        undo.callback(relay.close)
+        fd = kernel.attach(options, self.mountpoint)
+        try:
+            fastpath = FastPath(
+                tree,
+                fd,
+                relay.parking,
+                readers=options.threads or min(2, len(os.sched_getaffinity(0))),
+                keep_open=keep_open,
+                writeback=options.writeback,
+                timeout=options.timeout,
+                debug=options.debug,
+                branches=_host_paths(stack),
+            )
+        except BaseException:
+            os.close(fd)
+            kernel.detach(self.mountpoint)
+            raise
+        undo.callback(fastpath.close)
+        undo.callback(self._detach, fastpath)
+        fastpath.start()
+        self._fastpath = fastpath
+        try:
+            self._device = os.stat(self.mountpoint).st_dev
+        except OSError as error:
+            raise StartFailed(path=self.mountpoint, reason=error.strerror) from None
+        _read_ahead(self._device)
+
+    def wait(self, *others: int) -> None:
+        """Sleep until the mount is gone, or one of `others`, which are descriptors, is readable."""
+        assert self._fastpath is not None
+        poll = select.poll()
+        for fd in (self._fastpath.done_fd, *others):
+            poll.register(fd, select.POLLIN)
+        poll.poll()
+
+    def close(self) -> None:
+        """Unmount if need be, and finish everything; returns when all is written out.
+
+        What is still open on the mount loses its connection (ENOTCONN); what was written
+        through it is written out before.
+        """
+        self._undo.close()
+
+    def _detach(self, fastpath: FastPath) -> None:
+        """Unmount, unless somebody has: then something else may be mounted there by now."""
+        if select.select([fastpath.done_fd], [], [], 0)[0]:
+            return
+        if self._device in (None, os.stat(self.mountpoint).st_dev):
+            kernel.detach(self.mountpoint)
+
+
+class Mount:
+    """A mount served by a process of its own, which ends with this one at the latest.
+
+    A context manager: mounted inside the block.
+    """
+
+    def __init__(self, options: MountOptions) -> None:
+        self.mountpoint = options.mountpoint
+        self._options = options
+        self._daemon: daemon.Daemon | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process that serves the mount."""
+        if self._daemon is None:
+            raise ValueError("not mounted")
+        return self._daemon.pid
+
+    def start(self) -> None:
+        """Mount; returns when the mount answers.  Raises the errors of errors.py."""
+        if self._daemon is not None:
+            raise ValueError("mounted already")
+        self._daemon = _start_daemon(self._options, leash=True)
+
+    def stop(self) -> None:
+        """Unmount; returns when everything is written out.
+
+        What is still open on the mount loses its connection.  It is no error if the mount, or
+        the process that serves it, is gone already.
+        """
+        process, self._daemon = self._daemon, None
+        if process is None:
+            return
+        process.end()
+        with suppress(OSError):
+            os.stat(self.mountpoint)
+            return
+        # Killed: nobody serves the mount, and it is still there.
+        kernel.detach(self.mountpoint)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def mount(
+    lowers: Sequence[str | os.PathLike[str]],
+    upper: str | os.PathLike[str] | None,
+    mountpoint: str | os.PathLike[str],
+    **options: Any,
+) -> Mount:
+    """A union of `lowers` (topmost first) under `upper`, to be used in a with statement.
+
+    Without an upper it is read-only.  The other options are the fields of `MountOptions`.
+
+        with unionfs.mount(["/usr/share/a", "/usr/share/b"], "/tmp/changes", "/mnt"):
+            ...
+    """
+    for name in ("workdir", "log_file"):
+        if options.get(name) is not None:
+            options[name] = _absolute(options[name])
+    read_only = options.pop("read_only", False) or upper is None
+    flags = dict.fromkeys(options.pop("flags", ()))
+    if read_only:
+        flags["ro"] = None
+    return Mount(
+        MountOptions(
+            mountpoint=_absolute(mountpoint),
+            lowers=tuple(map(_absolute, lowers)),
+            upper=None if upper is None else _absolute(upper),
+            read_only=read_only,
+            flags=tuple(flags),
+            **options,
+        )
+    )
+
+
+def serve(options: MountOptions) -> int:
+    """What the command does: mount, and serve until it is unmounted.
+
+    Returns the exit status: in the foreground when the mount is gone, else when it answers.
+    Raises the errors of errors.py.
+    """
+    if options.foreground:
+        daemon.log_to(options.log_file, daemon.stderr)
+        return _serve_here(options, BranchStack.open(options), lambda: None, None)
+    _start_daemon(options, leash=False)
+    return 0
+
+
+def _start_daemon(options: MountOptions, *, leash: bool) -> daemon.Daemon:
+    # Before the daemon leaves this directory and this terminal.
+    stack = BranchStack.open(options)
+
+    def body(ready: Callable[[], None], leash_fd: int | None) -> int:
+        daemon.log_to(options.log_file, daemon.syslog)
+        with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(_OOM_SCORE_ADJ))
+        return _serve_here(options, stack, ready, leash_fd)
+
+    keep = [branch.fd for branch in stack.branches]
+    try:
+        return daemon.Daemon(body, keep, leash=leash, what=stack.mountpoint)
+    finally:
+        stack.close()
+
+
+def _serve_here(
+    options: MountOptions, stack: BranchStack, ready: Callable[[], None], leash_fd: int | None
+) -> int:
+    os.umask(0)  # the callers' umasks count, not ours
+    daemon.raise_descriptor_limit()
+    session = Session(options, stack)
+    with daemon.end_signals() as signalled:
+        session.start()
+        try:
+            ready()
+            session.wait(signalled, *([] if leash_fd is None else [leash_fd]))
+        finally:
+            session.close()
+    return 0
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    return os.path.join(os.getcwd(), os.fspath(path))
+
+
+def _host_paths(stack: BranchStack) -> list[bytes]:
+    """By branch number: 0 is the upper's place, also where there is none."""
+    upper = "" if stack.upper is None else stack.upper.path
+    return [os.fsencode(path) for path in (upper, *(lower.path for lower in stack.lowers))]
+
+
+def _overrides_permissions() -> bool:
+    """Whether this process may open whatever a branch holds.
+
+    The kernel has checked an application's rights when it opened the file; a server that opens
+    by node, later, must not be refused by a mode that has changed since.
+    """
+    with open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"CapEff:"):
+                return bool(int(line.split()[1], 16) >> _CAP_DAC_OVERRIDE & 1)
+    return False
+
+
+def _cached_descriptors() -> int:
+    """How many descriptors the tree may keep for later: half of what the process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(soft // 2, _MOST_DESCRIPTORS)
+
+
+def _read_ahead(device: int) -> None:
+    """Raise the mount's read-ahead, where we may."""
+    path = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+    with suppress(OSError), open(path, "w") as file:
+        file.write(str(_READ_AHEAD))

@@ -1,0 +1,91 @@
+"""The lock that gives an upper to one mount at a time.
+
+It is flock(2) on the upper directory itself, so a daemon that is killed leaves none behind, and on
+the work directory that was asked for, which two uppers might share.  Who holds it is a note in
+the work directory's scratch space.
+"""
+
+import fcntl
+import os
+import time
+from typing import Final
+
+from unionfs import workdir
+from unionfs.branches import BranchStack
+from unionfs.errors import UpperBusy
+from unionfs.options import MountOptions
+
+#: How long a mount waits for a predecessor that is still ending.  In seconds.
+PATIENCE: Final = 10.0
+_PAUSE = 0.05
+_NOTE = "mounted-by"
+
+
+class UpperLock:
+    """Holds the upper of a stack.  Raises `UpperBusy` after `PATIENCE`."""
+
+    def __init__(self, stack: BranchStack, options: MountOptions) -> None:
+        assert stack.upper is not None
+        self._stack = stack
+        self._note_path = _note_path(stack.upper.path, options)
+        self._fds = [os.dup(stack.upper.fd)]
+        try:
+            if options.workdir is not None:
+                self._fds.append(os.open(options.workdir, os.O_RDONLY | os.O_DIRECTORY))
+            self._take(stack.upper.path)
+        except BaseException:
+            self._close()
+            raise
+
+    def sign(self) -> None:
+        """Leave the note that names us; to be called when the work directory is there.
+
+        It goes when the scratch space is cleared, which every mount does first.
+        """
+        text = f"{os.getpid()} {self._stack.mountpoint}"
+        fd = os.open(_NOTE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=self._work_fd)
+        with open(fd, "wb") as file:
+            file.write(os.fsencode(text))
+
+    def release(self) -> None:
+        """Let the next one in."""
+        for fd in self._fds:
+            # Explicitly: a child forked by the process that mounted may share the descriptor.
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        self._close()
+
+    @property
+    def _work_fd(self) -> int:
+        assert self._stack.work_fd is not None
+        return self._stack.work_fd
+
+    def _take(self, upper: str) -> None:
+        until = time.monotonic() + PATIENCE
+        for fd in self._fds:
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        pid, mountpoint = self._holder()
+                        raise UpperBusy(path=upper, pid=pid, mountpoint=mountpoint) from None
+                time.sleep(_PAUSE)
+
+    def _holder(self) -> tuple[str, str]:
+        try:
+            with open(self._note_path, "rb") as file:
+                pid, _, mountpoint = os.fsdecode(file.read()).partition(" ")
+        except OSError:
+            return "(unknown)", "a place it did not tell"
+        return pid, mountpoint
+
+    def _close(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = []
+
+
+def _note_path(upper: str, options: MountOptions) -> str:
+    directory = options.workdir or f"{upper}/{workdir.DEFAULT_NAME}"
+    return f"{directory}/{workdir.SCRATCH}/{_NOTE}"

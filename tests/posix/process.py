@@ -22,40 +22,52 @@ class Broken(Exception):
     """The process ended without a result, or raised what cannot be passed on."""
 
 
+class Running:
+    """A function that runs in a child; `result` waits for it."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self._reader, writer = os.pipe2(os.O_CLOEXEC)
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._reader)
+            _answer(writer, function, args)
+        os.close(writer)
+
+    def result(
+        self, deadline: float = DEADLINE, on_hang: Callable[[], object] | None = None
+    ) -> Any:
+        """Return what the function returned or raise what it raised.
+
+        After `deadline` seconds `on_hang` is called, which must free a child that is
+        stuck in the kernel, the child is killed and Hung raised.
+        """
+        try:
+            data = _read_until(self._reader, time.monotonic() + deadline)
+        finally:
+            os.close(self._reader)
+        if data is None:
+            if on_hang is not None:
+                on_hang()
+            os.kill(self.pid, signal.SIGKILL)
+        _, status = os.waitpid(self.pid, 0)
+        if data is None:
+            raise Hung(f"no answer within {deadline} s")
+        if not data:
+            raise Broken(f"the process ended without an answer, wait status {status}")
+        succeeded, value = pickle.loads(data)
+        if not succeeded:
+            raise value
+        return value
+
+
 def call(
     function: Callable[..., Any],
     *args: Any,
     deadline: float = DEADLINE,
     on_hang: Callable[[], object] | None = None,
 ) -> Any:
-    """Fork, call the function in the child and return its result or raise its exception.
-
-    After `deadline` seconds `on_hang` is called, which must free a child that is
-    stuck in the kernel, the child is killed and Hung raised.
-    """
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        _answer(writer, function, args)
-    os.close(writer)
-    try:
-        data = _read_until(reader, time.monotonic() + deadline)
-    finally:
-        os.close(reader)
-    if data is None:
-        if on_hang is not None:
-            on_hang()
-        os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    if data is None:
-        raise Hung(f"no answer within {deadline} s")
-    if not data:
-        raise Broken(f"the process ended without an answer, wait status {status}")
-    succeeded, value = pickle.loads(data)
-    if not succeeded:
-        raise value
-    return value
+    """Call the function in a child; see Running.result."""
+    return Running(function, *args).result(deadline, on_hang)
 
 
 def _read_until(fd: int, end: float) -> bytes | None:

@@ -1,0 +1,44 @@
+"""A few seconds of the load on the union, over content of a lower."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.posix.places import KINDS, Mounted
+from tests.stress import tree
+from tests.stress.run import may_drop_caches, stress
+
+PROCESSES = 10
+
+
+@pytest.fixture(params=["plain", "unionfs-lower", "unionfs-merged"])
+def mounted(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+    if os.geteuid() != 0 and KINDS[request.param].caller == "root":
+        pytest.skip("mounting in a namespace of its own needs root")
+    mounted = Mounted(request.param, {"stress": tree.initial(PROCESSES)})
+    yield mounted
+    mounted.close()
+
+
+def test_mixed_load(mounted: Mounted) -> None:
+    top = mounted.place("stress").path
+    seconds = 3 if mounted.name == "plain" else 8
+
+    def act() -> int:
+        counts = stress(top, PROCESSES, seconds, 1, dropping=may_drop_caches())
+        tree.remove(top)
+        return counts.total()
+
+    assert mounted.run(act, deadline=seconds + 200) > 1000
+
+
+def test_check_finds_a_wrong_link_count(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check itself is able to fail."""
+    for name in ("one", "two"):
+        with open(f"{tmp_path}/{name}", "w"):
+            pass
+    tree.check(str(tmp_path))
+    os.link(f"{tmp_path}/one", f"{os.path.dirname(str(tmp_path))}/outside")
+    with pytest.raises(AssertionError, match="nlink 2, names 1"):
+        tree.check(str(tmp_path))

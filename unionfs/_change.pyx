@@ -15,8 +15,9 @@ from libc.errno cimport (
 )
 from libc.stdint cimport uint32_t, uint64_t
 
-from unionfs._copy cimport settle
+from unionfs._copy cimport bring_names, settle
 from unionfs._identity cimport mark_impure
+from unionfs._links cimport links_drop, links_set_count
 from unionfs._listing cimport (
     listing_forget_below_locked,
     listing_put_locked,
@@ -170,9 +171,33 @@ cdef void keep_names(Table *t, Node *n, Node *other, int orphan_fd) noexcept nog
         sys_close(orphan_fd)
 
 
+cdef bint name_in_upper(Table *t, Spot *s) noexcept nogil:
+    """A file of several names can be in the upper while one of its names is not."""
+    cdef Name *name
+    cdef bint r
+    mutex_lock(&t.lock)
+    name = name_find_locked(t, s.parent, s.name, s.length)
+    r = name != NULL and name.branch == 0
+    mutex_unlock(&t.lock)
+    return r
+
+
+cdef void uncount(Table *t, Node *n) noexcept nogil:
+    """A file of several names has lost one."""
+    if not n.linked:
+        return
+    mutex_lock(&t.lock)
+    n.nlink -= 1 if n.nlink else 0
+    mutex_unlock(&t.lock)
+    if n.nlink:
+        links_set_count(t, n.ino, n.nlink)
+    else:
+        links_drop(t, n.ino)
+
+
 cdef int remove_file(Table *t, Spot *s, Node *n) noexcept nogil:
     cdef int r
-    if n.branch != 0:
+    if not name_in_upper(t, s):
         r = mark_put(t, s.directory.fd, s.name, s.length)
         return min(r, 0)
     if s.below and mark_format(t, s.length) == FORMAT_OVERLAY:
@@ -202,6 +227,7 @@ cdef int change_unlink(Table *t, Op *op, Node *parent, const char *name,
         change_begin(t, n, NULL)
         r = orphan_fd if orphan_fd < 0 else remove_file(t, &s, n)
         if r == 0:
+            uncount(t, n)
             forget_name(t, &s, n, orphan_fd)
         else:
             keep_names(t, n, NULL, orphan_fd)
@@ -364,7 +390,11 @@ cdef int move(Table *t, Spot *source, Spot *target, bint is_dir) noexcept nogil:
 cdef int clear_way(Table *t, Spot *source, Spot *target, Node *n, Node *other,
                    bint swapped) noexcept nogil:
     """The steps before the rename; each leaves everything visible as it is."""
-    cdef int r = carry_impure(t, source, target)
+    cdef int r = bring_names(t, n)
+    if r == 0 and swapped:
+        r = bring_names(t, other)
+    if r == 0:
+        r = carry_impure(t, source, target)
     if r == 0 and swapped:
         r = carry_impure(t, target, source)
     if r == 0:
@@ -439,6 +469,8 @@ cdef int rename_ready(Table *t, Spot *source, Spot *target, Node *n, Node *other
     if r == 0 and not swapped and target.parent.dir.count > 1:
         mark_remove(target.directory.fd, target.name, target.length)
     if r == 0:
+        if other != NULL and not swapped:
+            uncount(t, other)
         renamed(t, source, target, n, other, orphan_fd, swapped)
     else:
         keep_names(t, n, other, orphan_fd)

@@ -8,16 +8,20 @@ it was or as it is after. Reading the node goes on meanwhile; what changes it wa
 from libc.errno cimport EINVAL, EIO, EISDIR, ENOENT, ENOMEM, ENOSYS, EOPNOTSUPP, ENXIO, EOPNOTSUPP, EPERM, ESTALE, EXDEV
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, strlen
 
 from unionfs._identity cimport mark_impure, record_origin
+from unionfs._links cimport links_directory, links_set_count
 from unionfs._listing cimport listing_put_locked
 from unionfs._marks cimport WORK_NAME, work_new_name
 from unionfs._nodes cimport (
     COPYING,
+    LINK_NAME,
     LOWER,
     NAME_LIMIT,
     UPPER,
     Fd,
+    Name,
     Node,
     Ref,
     Table,
@@ -25,6 +29,9 @@ from unionfs._nodes cimport (
     dir_ref,
     fd_close_doomed,
     fd_retire_locked,
+    link_name,
+    name_find_locked,
+    node_path_ref,
     node_set_key_locked,
     node_unpin_locked,
     ref_drop,
@@ -73,6 +80,7 @@ from unionfs._sys cimport (
     sys_renameat2,
     sys_statx,
     sys_symlinkat,
+    sys_times,
     sys_unlinkat,
     sys_utimens,
 )
@@ -184,14 +192,10 @@ cdef int copy_attributes(Copy *c) noexcept nogil:
         r = sys_chmodfd(c.target, c.st.stx_mode & 0o7777)
     if r == 0:
         r = xattr_copy_all(c.t, c.source, c.target)
-    # One of several links becomes a file of its own, which needs a number of its own.
-    if r == 0 and (c.st.stx_nlink == 1 or c.n.type == S_IFDIR):
+    if r == 0:
         r = record_origin(c.t, c.n, c.target)
     if r == 0:
-        times[0].tv_sec = c.st.stx_atime.tv_sec
-        times[0].tv_nsec = c.st.stx_atime.tv_nsec
-        times[1].tv_sec = c.st.stx_mtime.tv_sec
-        times[1].tv_nsec = c.st.stx_mtime.tv_nsec
+        sys_times(&c.st, times)
         r = sys_utimens(c.target, b"", times)
     return r
 
@@ -242,30 +246,57 @@ cdef int copy_other(Copy *c) noexcept nogil:
     return copy_attributes(c) if c.target >= 0 else c.target
 
 
-cdef int give_name(Copy *c, Node *parent, int dirfd, const char *name) noexcept nogil:
-    """The copy appears under its name; the directory's own times stay what they were."""
+cdef int link_quietly(Table *t, int fd, const char *work_name, int dirfd,
+                      const char *name) noexcept nogil:
+    """Gives a file a name without touching the directory's times: renames it out of the work directory,
+    or, where work_name is empty, links it."""
     cdef TimeSpec times[2]
     cdef Stat st
+    cdef int r = sys_statx(dirfd, b"", AT_EMPTY_PATH, &st)
+    if r < 0:
+        return r
+    if work_name[0]:
+        r = sys_renameat2(t.work_fd, work_name, dirfd, name, 0)
+    else:
+        r = sys_linkfd(fd, dirfd, name)
+    if r == 0:
+        sys_times(&st, times)
+        sys_utimens(dirfd, b"", times)
+    return r
+
+
+cdef int keep_among_links(Copy *c) noexcept nogil:
+    """The copy of a file of several names goes among the links first: from then on every name
+    leads to it, whichever was used to change it."""
+    cdef char name[LINK_NAME]
+    cdef int r, directory = links_directory(c.t)
+    if directory < 0:
+        return directory
+    r = links_set_count(c.t, c.n.ino, c.n.nlink)
+    if r < 0:
+        return r
+    link_name(c.n.ino, name)
+    if c.name[0]:
+        r = sys_renameat2(c.t.work_fd, c.name, directory, name, 0)
+    else:
+        r = sys_linkfd(c.target, directory, name)
+    if r == 0:
+        c.name[0] = 0
+    return r
+
+
+cdef int give_name(Copy *c, Node *parent, int dirfd, const char *name) noexcept nogil:
+    """The copy appears under its name; the directory's own times stay what they were."""
     cdef int r = mark_impure(c.t, parent, dirfd)
     if r in (-EOPNOTSUPP, -EPERM):
         r = 0                   # then there are no origins either
+    if r == 0 and c.n.linked:
+        r = keep_among_links(c)
     if r == 0:
-        r = sys_statx(dirfd, b"", AT_EMPTY_PATH, &st)
-    if r < 0:
-        return r
-    if c.name[0]:
-        r = sys_renameat2(c.t.work_fd, c.name, dirfd, name, 0)
-    else:
-        r = sys_linkfd(c.target, dirfd, name)
-    if r < 0:
-        return r
-    c.name[0] = 0
-    times[0].tv_sec = st.stx_atime.tv_sec
-    times[0].tv_nsec = st.stx_atime.tv_nsec
-    times[1].tv_sec = st.stx_mtime.tv_sec
-    times[1].tv_nsec = st.stx_mtime.tv_nsec
-    sys_utimens(dirfd, b"", times)
-    return 0
+        r = link_quietly(c.t, c.target, c.name, dirfd, name)
+    if r == 0:
+        c.name[0] = 0
+    return r
 
 
 cdef int open_source(Copy *c, int dirfd, const char *name) noexcept nogil:
@@ -314,6 +345,8 @@ cdef int copy_orphan(Copy *c) noexcept nogil:
     r = sys_statx(c.source, b"", AT_EMPTY_PATH, &c.st)
     if r == 0:
         r = make_copy(c)
+    if r == 0 and c.n.linked and c.n.nlink:
+        r = keep_among_links(c)     # it has names still, only none that is known here
     if r == 0:
         # In place: whoever reads through this descriptor number meanwhile sees the same bytes.
         r = sys_dup_over(c.target, c.n.orphan_fd)
@@ -332,7 +365,7 @@ cdef void finish(Copy *c, Node *parent, const char *text, size_t length, int r) 
     mutex_lock(&t.lock)
     n.state = LOWER
     if r == 0:
-        node_set_key_locked(t, n, 0)
+        node_set_key_locked(t, n, c.st.stx_ino if n.linked else 0)
         if n.dir != NULL:
             dir_add_upper_locked(n)
         if n.data != NULL:
@@ -369,7 +402,7 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
         cond_wait(&t.settled, &t.lock)
     if n.state == UPPER:
         mutex_unlock(&t.lock)
-        return 0
+        return bring_names(t, n)
     if n.names == NULL and n.orphan_fd < 0:
         mutex_unlock(&t.lock)
         return -ESTALE
@@ -397,11 +430,60 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
         r = copy_orphan(&c)
     if c.name[0]:
         sys_unlinkat(t.work_fd, c.name, AT_REMOVEDIR if n.type == S_IFDIR else 0)
+    if r == 0 and n.linked:
+        r = sys_statx(c.target, b"", AT_EMPTY_PATH, &c.st)
     if c.source >= 0:
         sys_close(c.source)
     if c.target >= 0:
         sys_close(c.target)
     finish(&c, parent, text, length, r)
+    return r if r < 0 else bring_names(t, n)
+
+
+cdef Name *name_to_bring_locked(Node *n) noexcept nogil:
+    cdef Name *name = n.names
+    while name != NULL and (name.branch == 0 or name.parent.state != UPPER):
+        name = name.alias
+    return name
+
+
+cdef int bring_names(Table *t, Node *n) noexcept nogil:
+    """See the declaration. What is in the upper then needs the links no more to be read as a layer."""
+    cdef char text[NAME_LIMIT + 1]
+    cdef Name *name
+    cdef Node *parent
+    cdef Ref directory, file
+    cdef Fd *doomed = NULL
+    cdef int r = 0
+    while r == 0 and n.linked and n.state == UPPER:
+        mutex_lock(&t.lock)
+        name = name_to_bring_locked(n)
+        if name == NULL:
+            mutex_unlock(&t.lock)
+            break
+        memcpy(text, name.text, name.length + 1)
+        parent = name.parent
+        parent.pins += 1
+        mutex_unlock(&t.lock)
+        r = dir_ref(t, parent, 0, &directory)
+        if r == 0:
+            r = node_path_ref(t, n, &file)
+            if r == 0:
+                r = mark_impure(t, parent, directory.fd)
+                if r == 0:
+                    r = link_quietly(t, file.fd, b"", directory.fd, text)
+                ref_drop(t, &file)
+            ref_drop(t, &directory)
+        mutex_lock(&t.lock)
+        name = name_find_locked(t, parent, text, strlen(text))
+        if r == 0 and name != NULL and name.node == n:
+            name.branch = 0
+            n.seq += 1
+            listing_put_locked(t, parent, text, name.length, n.ino, n.type >> 12, 0, True)
+        node_unpin_locked(t, parent, &doomed)
+        mutex_unlock(&t.lock)
+        fd_close_doomed(t, doomed)
+        doomed = NULL
     return r
 
 

@@ -21,7 +21,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memchr
 
 from unionfs._copy cimport copy_up
-from unionfs._identity cimport find_ino
+from unionfs._identity cimport find_ino, show_ino
+from unionfs._links cimport links_find
 from unionfs._listing cimport listing_find_locked, listing_get
 from unionfs._marks cimport mark_beside, mark_is_opaque, mark_is_whiteout, mark_reserved
 from unionfs._nodes cimport (
@@ -78,6 +79,10 @@ cdef struct Found:
     # What a name turned out to be.
     Stat st
     uint64_t ino
+    uint64_t key            # see node_set_key_locked; 0 for a file of one name
+    uint16_t data           # the branch that holds the data
+    bint linked             # its names are counted in the union
+    uint32_t nlink
     uint16_t count          # branches that hold it, more than one for a directory
     uint16_t *branch        # room for every branch
 
@@ -140,6 +145,28 @@ cdef int branch_at(Table *t, Node *parent, uint16_t i, bint *last) noexcept nogi
     return branch
 
 
+cdef int find_links(Table *t, Found *found, uint16_t branch) noexcept nogil:
+    """What is known of a file of several names: one node stands for all of them."""
+    cdef Stat copy
+    cdef uint32_t count = 0
+    cdef bint shown = found.ino != found.st.stx_ino     # by an origin
+    cdef int r = 0
+    found.key = show_ino(t, branch, found.st.stx_ino)
+    if branch != 0 or shown:
+        r = links_find(t, found.ino, &copy, &count)
+    if branch != 0:
+        found.linked = True
+        found.nlink = count if count else found.st.stx_nlink
+        if r == 1:
+            found.st = copy
+            found.key = copy.stx_ino
+            found.data = 0
+    elif r == 1 and copy.stx_ino == found.st.stx_ino:
+        found.linked = True
+        found.nlink = count
+    return min(r, 0)
+
+
 cdef int search(Table *t, Node *parent, const char *name, size_t length,
                 Found *found) noexcept nogil:
     """Looks a name up in the branches; -ENOENT if none shows it."""
@@ -149,6 +176,8 @@ cdef int search(Table *t, Node *parent, const char *name, size_t length,
     cdef bint last = True
     cdef int r, branch, start = index_branch(t, parent, name, length)
     found.count = 0
+    found.key = 0
+    found.linked = False
     if start == -ENOENT:
         return -ENOENT
     while True:
@@ -170,10 +199,13 @@ cdef int search(Table *t, Node *parent, const char *name, size_t length,
             if found.count == 0:
                 found.st = st
                 found.ino = find_ino(t, parent, ref.fd, name, <uint16_t>branch, st.stx_ino)
+                found.data = <uint16_t>branch
+                if st.stx_nlink > 1 and st.stx_mode & S_IFMT != S_IFDIR:
+                    r = find_links(t, found, <uint16_t>branch)
             found.branch[found.count] = <uint16_t>branch
             found.count += 1
             if st.stx_mode & S_IFMT != S_IFDIR:
-                r = 1
+                r = 1 if r == 0 else r
             elif not last:
                 r = ends_here(ref.fd, name, length, True)
         elif r == -ENOENT and not last and start < 0:
@@ -192,11 +224,10 @@ cdef Node *adopt_locked(Table *t, Node *parent, const char *name, size_t length,
                         const Found *found) noexcept nogil:
     """The node of what was found, pinned: a known one under a further name, or a new one."""
     cdef uint32_t type_ = found.st.stx_mode & S_IFMT
-    cdef bint links = type_ != S_IFDIR and found.branch[0] == 0 and found.st.stx_nlink > 1
     cdef Node *n = NULL
     cdef Fd *doomed = NULL
-    if links:
-        n = node_by_key_locked(t, 0, found.st.stx_ino)
+    if found.key:
+        n = node_by_key_locked(t, found.key)
         if n != NULL:
             n.pins += 1
     if n == NULL:
@@ -205,15 +236,16 @@ cdef Node *adopt_locked(Table *t, Node *parent, const char *name, size_t length,
             return NULL
         n.type = type_
         n.ino = found.ino
-        n.branch = found.branch[0]
+        n.branch = found.data
+        n.linked = found.linked
+        n.nlink = found.nlink
         n.state = UPPER if n.branch == 0 else LOWER
         if type_ == S_IFDIR:
             n.dir = dir_new(found.branch, found.count)
             if n.dir == NULL:
                 node_unpin_locked(t, n, &doomed)
                 return NULL
-        if links:
-            node_set_key_locked(t, n, found.st.stx_ino)
+        node_set_key_locked(t, n, found.key)
     if name_add_locked(t, parent, name, length, n, found.branch[0]) == NULL:
         node_unpin_locked(t, n, &doomed)
         return NULL
@@ -267,6 +299,8 @@ cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Nod
         return -ENOENT
     found.branch = NULL
     found.ino = 0
+    found.nlink = 0
+    found.data = 0
     for attempt in range(ATTEMPTS):
         r = known_child(t, parent, name, length, out, st)
         if r != -ENOENT:
@@ -294,6 +328,8 @@ cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Nod
             st.stx_ino = n.ino
             if found.count > 1:
                 st.stx_nlink = 1
+            if n.linked:
+                st.stx_nlink = n.nlink
             out[0] = n
             break
         r = -EIO                # after ATTEMPTS rounds; otherwise another thread was quicker

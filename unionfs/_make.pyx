@@ -22,6 +22,7 @@ from libc.errno cimport (
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from unionfs._identity cimport mark_impure, show_ino
+from unionfs._links cimport links_set_count
 from unionfs._listing cimport listing_put_locked
 from unionfs._lookup cimport check_name, child_find, need_upper, shown_below
 from unionfs._marks cimport (
@@ -308,6 +309,7 @@ cdef int enter(Table *t, Node *parent, const char *name, size_t length, const Ma
     mutex_lock(&t.lock)
     if n != NULL:
         n.pins += 1
+        n.nlink += n.linked
         if n.key == 0:
             node_set_key_locked(t, n, born.st.stx_ino)
     else:
@@ -338,6 +340,8 @@ cdef int enter(Table *t, Node *parent, const char *name, size_t length, const Ma
     out[0] = n
     st[0] = born.st
     st.stx_ino = n.ino
+    if n.linked:
+        st.stx_nlink = n.nlink
     return 0
 
 
@@ -378,6 +382,8 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
     if r >= 0:
         if make.source != NULL and make.source.ino != born.st.stx_ino:
             mark_impure(t, parent, ref.fd)
+        if make.source != NULL and make.source.linked:
+            links_set_count(t, make.source.ino, make.source.nlink + 1)
         r = enter(t, parent, name, length, make, &born, below, out, st)
     ref_drop(t, &ref)
     return r

@@ -35,6 +35,7 @@ from unionfs._sys cimport (
     sys_open_beneath,
     sys_setxattr,
     sys_statx,
+    sys_times,
     sys_unlinkat,
     sys_utimens,
 )
@@ -208,10 +209,7 @@ cdef int mark_set_opaque(Table *t, int dirfd) noexcept nogil:
         return 0
     if r < 0:
         return r
-    times[0].tv_sec = st.stx_atime.tv_sec
-    times[0].tv_nsec = st.stx_atime.tv_nsec
-    times[1].tv_sec = st.stx_mtime.tv_sec
-    times[1].tv_nsec = st.stx_mtime.tv_nsec
+    sys_times(&st, times)
     return sys_utimens(dirfd, b".", times)
 
 

@@ -20,6 +20,7 @@ from unionfs._sys cimport Cond, Mutex, Stat
 cdef enum:
     ROOT_ID = 1
     NAME_LIMIT = 255
+    LINK_NAME = 24          # bytes for a name in the directory of links
 
 cdef enum State:
     LOWER = 0
@@ -112,7 +113,7 @@ cdef struct Node:
     uint32_t pins           # operations under way, names of children, handles
     uint32_t seq
     uint64_t ino            # st_ino as the union shows it
-    uint64_t key            # inode number in its branch when found by identity, else 0
+    uint64_t key            # the number of its inode when it is found by that, else 0
     Node *key_next
     Name *names             # NULL for the root and for a file without a name
     Dir *dir
@@ -122,6 +123,8 @@ cdef struct Node:
     uint16_t branch         # where its data and attributes are: 0 is the upper
     uint8_t state
     uint8_t removed         # its last name was removed through the mount
+    uint8_t linked          # a lower inode of several names, or the copy of one: nlink counts
+    uint32_t nlink          # how many names it has in the union
     uint8_t changing        # its names are being changed: by-name access waits on Table.settled
 
 cdef struct Branch:
@@ -145,6 +148,8 @@ cdef struct Table:
     uint16_t branches       # how many, the upper's place counted also when there is none
     Branch *branch          # [0] is the upper, fd -1 without one
     int work_fd             # scratch directory, -1 without an upper
+    int state_fd            # where what a later mount needs is kept, -1 without
+    int links_fd            # see _links.pyx; -1 as long as there is none
     bint writable
     bint volatile_
     bint trusted            # trusted.* xattrs may be written
@@ -195,10 +200,11 @@ cdef void node_unpin(Table *t, Node *n) noexcept nogil
 cdef void node_forget(Table *t, uint64_t id, uint64_t references) noexcept nogil
 cdef Node *node_new_locked(Table *t) noexcept nogil
 cdef void node_unpin_locked(Table *t, Node *n, Fd **doomed) noexcept nogil
-cdef Node *node_by_key_locked(Table *t, uint16_t branch, uint64_t key) noexcept nogil
+cdef Node *node_by_key_locked(Table *t, uint64_t key) noexcept nogil
 cdef void node_set_key_locked(Table *t, Node *n, uint64_t key) noexcept nogil
 
 # Names.
+cdef void link_name(uint64_t ino, char *name) noexcept nogil
 cdef uint32_t name_hash(const char *text, size_t length) noexcept nogil
 cdef Name *name_find_locked(Table *t, Node *parent, const char *text, size_t length) noexcept nogil
 cdef Name *name_add_locked(Table *t, Node *parent, const char *text, size_t length, Node *n,

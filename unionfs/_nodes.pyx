@@ -6,6 +6,7 @@ path: renames above it, deep trees and links planted in a branch then need no sp
 """
 from libc.errno cimport EACCES, ENOMEM, ENOTDIR, EPERM, EROFS, ESTALE, ETXTBSY
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -54,7 +55,7 @@ cdef Table *table_new(uint16_t branches) noexcept nogil:
     mutex_init(&t.lock, NULL)
     cond_init(&t.settled, NULL)
     t.branches = branches
-    t.work_fd = -1
+    t.work_fd = t.state_fd = t.links_fd = -1
     t.fd_limit = 256
     t.handle_free = 0
     t.newest.newer = t.newest.older = &t.newest
@@ -102,6 +103,10 @@ cdef void table_free(Table *t) noexcept nogil:
                 sys_close(t.branch[i].fd)
     if t.work_fd >= 0:
         sys_close(t.work_fd)
+    if t.state_fd >= 0:
+        sys_close(t.state_fd)
+    if t.links_fd >= 0:
+        sys_close(t.links_fd)
     free(t.handles)
     free(t.branch)
     free(t.nodes)
@@ -251,25 +256,25 @@ cdef void node_release_parts(Table *t, Node *n, Fd **doomed) noexcept nogil:
 
 # --- nodes by identity ---------------------------------------------------------------------
 
-cdef inline uint64_t key_slot(const Table *t, uint16_t branch, uint64_t key) noexcept nogil:
-    return ((key ^ (<uint64_t>branch << 48)) * <uint64_t>0x9E3779B97F4A7C15 >> 20) & (
-        t.key_slots - 1)
+cdef inline uint64_t key_slot(const Table *t, uint64_t key) noexcept nogil:
+    return (key * <uint64_t>0x9E3779B97F4A7C15 >> 20) & (t.key_slots - 1)
 
 
-cdef Node *node_by_key_locked(Table *t, uint16_t branch, uint64_t key) noexcept nogil:
-    """The node that stands for that inode of that branch, if it was given the key."""
-    cdef Node *n = t.keys[key_slot(t, branch, key)]
-    while n != NULL and (n.key != key or n.branch != branch):
+cdef Node *node_by_key_locked(Table *t, uint64_t key) noexcept nogil:
+    """The node of that inode, if it was given the key."""
+    cdef Node *n = t.keys[key_slot(t, key)]
+    while n != NULL and n.key != key:
         n = n.key_next
     return n
 
 
 cdef void node_set_key_locked(Table *t, Node *n, uint64_t key) noexcept nogil:
-    """Makes a node findable by its inode number in its branch (0: no longer)."""
+    """Makes a node findable by its inode (0: no longer). The number is of the inode that holds the
+    data now, as `show_ino` shows it: unlike st_ino it changes at copy-up."""
     cdef Node **at
     cdef uint64_t slot
     if n.key != 0:
-        at = &t.keys[key_slot(t, n.branch, n.key)]
+        at = &t.keys[key_slot(t, n.key)]
         while at[0] != n:
             at = &at[0].key_next
         at[0] = n.key_next
@@ -279,7 +284,7 @@ cdef void node_set_key_locked(Table *t, Node *n, uint64_t key) noexcept nogil:
         return
     if t.key_count >= t.key_slots:
         keys_grow_locked(t)
-    slot = key_slot(t, n.branch, key)
+    slot = key_slot(t, key)
     n.key = key
     n.key_next = t.keys[slot]
     t.keys[slot] = n
@@ -300,7 +305,7 @@ cdef void keys_grow_locked(Table *t) noexcept nogil:
         n = old[i]
         while n != NULL:
             following = n.key_next
-            slot = key_slot(t, n.branch, n.key)
+            slot = key_slot(t, n.key)
             n.key_next = grown[slot]
             grown[slot] = n
             n = following
@@ -308,6 +313,11 @@ cdef void keys_grow_locked(Table *t) noexcept nogil:
 
 
 # --- names ---------------------------------------------------------------------------------
+
+cdef void link_name(uint64_t ino, char *name) noexcept nogil:
+    """The name of a copy among the links (LINK_NAME bytes)."""
+    snprintf(name, LINK_NAME, "%016llx", <unsigned long long>ino)
+
 
 cdef uint32_t name_hash(const char *text, size_t length) noexcept nogil:
     """FNV-1a: short names, no adversary (a directory's owner slows down only himself)."""
@@ -691,6 +701,13 @@ cdef int node_place(Table *t, Node *n, Ref *directory, char *text, uint32_t *seq
     name = n.names
     while name != NULL and name.branch != n.branch:
         name = name.alias
+    if name == NULL and n.linked and n.branch == 0 and n.names != NULL:
+        # No name of the copy is in the upper; the copy itself is among the links.
+        link_name(n.ino, text)
+        ref_borrow(directory, t.links_fd)
+        seq[0] = n.seq
+        mutex_unlock(&t.lock)
+        return 0
     if name == NULL:
         mutex_unlock(&t.lock)
         return -ESTALE
@@ -745,7 +762,9 @@ cdef inline void node_show(Node *n, Stat *st) noexcept nogil:
     st.stx_ino = n.ino
     if n.dir != NULL and n.dir.count > 1:
         st.stx_nlink = 1        # as overlayfs: the number of subdirectories is not counted
-    if n.removed and n.branch != 0:
+    if n.linked:
+        st.stx_nlink = n.nlink
+    elif n.removed and n.branch != 0:
         st.stx_nlink = 0
 
 

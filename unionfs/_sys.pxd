@@ -86,6 +86,13 @@ cdef extern from *:
         return NEG(utimensat(dirfd, name, ts, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH));
     }
     static inline int sys_futimens(int fd, const struct timespec *ts) { return NEG(futimens(fd, ts)); }
+    /* atime and mtime of a file, in the form in which sys_utimens takes them. */
+    static inline void sys_times(const struct statx *st, struct timespec *ts) {
+        ts[0].tv_sec = st->stx_atime.tv_sec;
+        ts[0].tv_nsec = st->stx_atime.tv_nsec;
+        ts[1].tv_sec = st->stx_mtime.tv_sec;
+        ts[1].tv_nsec = st->stx_mtime.tv_nsec;
+    }
     static inline int sys_mknodat(int dirfd, const char *name, unsigned mode, uint64_t rdev) {
         return NEG(mknodat(dirfd, name, mode, rdev));
     }
@@ -305,6 +312,7 @@ cdef extern from *:
     int sys_fchownat(int dirfd, const char *name, unsigned uid, unsigned gid) noexcept nogil
     int sys_utimens(int dirfd, const char *name, const TimeSpec *times) noexcept nogil
     int sys_futimens(int fd, const TimeSpec *times) noexcept nogil
+    void sys_times(const Stat *st, TimeSpec *times) noexcept nogil
     int sys_mknodat(int dirfd, const char *name, unsigned mode, uint64_t rdev) noexcept nogil
     int sys_mkdirat(int dirfd, const char *name, unsigned mode) noexcept nogil
     int sys_symlinkat(const char *target, int dirfd, const char *name) noexcept nogil

@@ -25,7 +25,8 @@ class Tree:
     same operation on a mount gives.
 
     `lowers` (topmost first), `upper` and `work` are descriptors of directories; they are
-    duplicated. Without an upper everything that changes raises EROFS.
+    duplicated. Without an upper everything that changes raises EROFS. `state` is the directory for what
+    a later mount needs (hard links across copy-up), by default the work directory.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Tree:
         keep_open: bool = False,
         inline_limit: int = 0,
         fd_limit: int = 256,
+        state: int | None = None,
     ) -> None: ...
     def close(self) -> None: ...
 

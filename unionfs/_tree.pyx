@@ -44,6 +44,7 @@ from unionfs._content cimport (
 )
 from unionfs._copy cimport copy_up
 from unionfs._identity cimport show_ino
+from unionfs._links cimport links_open
 from unionfs._listing cimport listing_shrink
 from unionfs._lookup cimport child_find
 from unionfs._make cimport Make, change_make, change_tmpfile
@@ -588,9 +589,9 @@ cdef class Tree:
     """See _tree.pyi."""
 
     def __cinit__(self, lowers, upper=None, work=None, *, whiteout="aufs", rename_dir="copy",
-                  durable=True, trusted=True, keep_open=False, inline_limit=0, fd_limit=256):
+                  durable=True, trusted=True, keep_open=False, inline_limit=0, fd_limit=256, state=None):
         cdef Table *t
-        cdef int i
+        cdef int i, r
         if whiteout not in ("aufs", "overlay"):
             raise ValueError(f"whiteout={whiteout!r}: 'aufs' or 'overlay'")
         if rename_dir not in ("copy", "exdev"):
@@ -616,6 +617,11 @@ cdef class Tree:
             t.work_fd = sys_dup(work)
             if t.work_fd < 0:
                 raise OSError(-t.work_fd, os.strerror(-t.work_fd))
+            t.state_fd = sys_dup(work if state is None else state)
+            check(t.state_fd)
+            r = links_open(t)
+            if r != -ENOENT:
+                check(r)
         for i, fd in enumerate(lowers, 1):
             self._add_branch(i, fd)
         self._add_root()

@@ -61,6 +61,7 @@ class BranchStack:
         self.trusted = False
         self.workdir: str | None = None  #: the work directory's path
         self.work_fd: int | None = None  #: its scratch space, where files are built
+        self.state_fd: int | None = None  #: the directory itself: what a later mount needs
 
     @classmethod
     def open(cls, options: MountOptions) -> Self:
@@ -107,10 +108,8 @@ class BranchStack:
             fd = workdir.make(self.upper.fd, workdir.DEFAULT_NAME, self.workdir)
         else:
             fd, self.workdir = self._open_asked_workdir(asked, self.upper)
-        try:
-            self.work_fd = workdir.make(fd, workdir.SCRATCH, f"{self.workdir}/{workdir.SCRATCH}")
-        finally:
-            os.close(fd)
+        self.state_fd = fd
+        self.work_fd = workdir.make(fd, workdir.SCRATCH, f"{self.workdir}/{workdir.SCRATCH}")
         workdir.clear(self.work_fd, self.workdir)
         self.trusted = workdir.probe(self.work_fd, self.upper.path, self.whiteout)
 
@@ -128,9 +127,10 @@ class BranchStack:
             os.close(branch.fd)
         self.upper = None
         self.lowers = []
-        if self.work_fd is not None:
-            os.close(self.work_fd)
-            self.work_fd = None
+        for fd in (self.work_fd, self.state_fd):
+            if fd is not None:
+                os.close(fd)
+        self.work_fd = self.state_fd = None
 
     def __enter__(self) -> Self:
         return self

@@ -19,6 +19,8 @@ from unionfs.xattrs import OVERLAY_OPAQUE
 #: Inside the upper.  The prefix `.wh.` is reserved: layer tools skip it.
 DEFAULT_NAME: Final = ".wh..wh.work"
 SCRATCH: Final = "work"
+#: Copies of lower files that have several names (unionfs/_links.pyx); empty when none is left.
+LINKS: Final = "links"
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_EXCHANGE = 2  # <linux/fs.h>
@@ -67,6 +69,8 @@ def remove(upper: int, name: str) -> None:
         return
     try:
         os.rmdir(SCRATCH, dir_fd=fd)
+        with suppress(FileNotFoundError):
+            os.rmdir(LINKS, dir_fd=fd)
         os.rmdir(name, dir_fd=upper)
     except OSError as error:
         if error.errno not in (ENOTEMPTY, EEXIST, ENOENT):

@@ -60,18 +60,22 @@ from unionfs._nodes cimport (
     ref_drop,
 )
 from unionfs._sys cimport (
+    AT_EMPTY_PATH,
     AT_REMOVEDIR,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
     RENAME_WHITEOUT,
     S_IFDIR,
     Stat,
+    TimeSpec,
     mutex_lock,
     mutex_unlock,
     sys_close,
     sys_renameat2,
     sys_statx,
+    sys_times,
     sys_unlinkat,
+    sys_utimens,
 )
 from unionfs._tree cimport NEEDS_PREPARE, PREPARE_WHOLE, Op
 
@@ -251,7 +255,7 @@ cdef int empty_out(Table *t, Spot *s, Node *n) noexcept nogil:
         else:
             r = mark_hide_below(t, ref.fd)
     if r == 0:
-        r = mark_clear_directory(t, ref.fd)
+        r = mark_clear_directory(t, ref.fd, False)
     if r == 0:
         mutex_lock(&t.lock)
         dir_keep_upper_only_locked(t, n, &doomed)
@@ -536,6 +540,8 @@ cdef int change_rename(Table *t, Op *op, Node *from_dir, const char *name, size_
 cdef int change_make_whole(Table *t, Node *n) noexcept nogil:
     """Marks an upper directory opaque; the caller has brought all its children up."""
     cdef Fd *doomed = NULL
+    cdef TimeSpec times[2]
+    cdef Stat st
     cdef Ref ref
     cdef int r
     if n.dir == NULL:
@@ -543,7 +549,13 @@ cdef int change_make_whole(Table *t, Node *n) noexcept nogil:
     r = dir_ref(t, n, 0, &ref)
     if r < 0:
         return r
-    r = mark_set_opaque(t, ref.fd)
+    r = sys_statx(ref.fd, b"", AT_EMPTY_PATH, &st)
+    if r == 0:
+        r = mark_set_opaque(t, ref.fd)
+    if r == 0:
+        r = mark_clear_directory(t, ref.fd, True)
+        sys_times(&st, times)
+        sys_utimens(ref.fd, b"", times)
     ref_drop(t, &ref)
     if r < 0:
         return r

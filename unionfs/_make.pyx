@@ -274,7 +274,7 @@ cdef int make_over_whiteout(Table *t, Op *op, const Make *make, Node *parent, in
         if r < 0:
             sys_close(born.fd)
             if is_dir:
-                mark_clear_directory(t, born.fd)
+                mark_clear_directory(t, born.fd, False)
             sys_unlinkat(fd, b"new", AT_REMOVEDIR if is_dir else 0)
         elif is_dir:
             sys_unlinkat(fd, b"new", 0)

@@ -19,5 +19,5 @@ cdef int mark_remove(int dirfd, const char *name, size_t length) noexcept nogil
 cdef int mark_set_opaque(Table *t, int dirfd) noexcept nogil
 cdef int mark_hide_below(Table *t, int dirfd) noexcept nogil
 cdef int mark_make_device(Table *t, char *work_name) noexcept nogil
-cdef int mark_clear_directory(Table *t, int dirfd) noexcept nogil
+cdef int mark_clear_directory(Table *t, int dirfd, bint keep_opaque) noexcept nogil
 cdef void work_new_name(Table *t, char *name) noexcept nogil

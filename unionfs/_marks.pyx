@@ -213,8 +213,9 @@ cdef int mark_set_opaque(Table *t, int dirfd) noexcept nogil:
     return sys_utimens(dirfd, b".", times)
 
 
-cdef int mark_clear_directory(Table *t, int dirfd) noexcept nogil:
-    """Removes all marks in a directory of the upper that shows nothing, so that it can go.
+cdef int mark_clear_directory(Table *t, int dirfd, bint keep_opaque) noexcept nogil:
+    """Removes the marks in a directory of the upper: all, so that it can go when it shows nothing, or
+    those that an opaque directory has no use for.
 
     The caller has made sure that nothing below shows through meanwhile.
     """
@@ -235,6 +236,8 @@ cdef int mark_clear_directory(Table *t, int dirfd) noexcept nogil:
         while at < size and r == 0:
             entry = <DirEntry *>(buffer + at)
             at += entry.d_reclen
+            if keep_opaque and strcmp(entry.d_name, OPAQUE_FILE) == 0:
+                continue
             if not mark_reserved(entry.d_name, strlen(entry.d_name)):
                 if entry.d_type != DT_CHR and entry.d_type != DT_UNKNOWN:
                     continue

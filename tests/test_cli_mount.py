@@ -304,7 +304,7 @@ def test_a_mount_whose_daemon_was_killed(place: Directories) -> None:
 
 @needs_root
 def test_no_device(place: Directories) -> None:
-    script = 'mount -t tmpfs none /dev && exec "$@"'
+    script = 'mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && exec "$@"'
     said = run(
         *("unshare", "-m", "sh", "-c", script, "sh"),
         *(MOUNT, place.lower, place.upper, place.mountpoint),
@@ -386,21 +386,42 @@ def test_root_of_a_user_namespace(place: Directories, ordinary_user: OrdinaryUse
 
 
 @needs_root
-@pytest.mark.parametrize("kind", ["fuse.unionfs-mount", "fuse3.unionfs-mount"])
-def test_mount_8(place: Directories, kind: str) -> None:
-    run("mount", "-t", kind, "none", place.mountpoint, "-o", branches_option(place))
+@pytest.mark.parametrize("kind", ["fuse", "fuse3"])
+def test_mount_8_with_a_path(place: Directories, kind: str) -> None:
+    options = branches_option(place)
+    run("mount", "-t", kind, f"{MOUNT}#mine", place.mountpoint, "-o", options)
     assert (place.mountpoint / "a").read_text() == "lower"
+    assert run("findmnt", "-n", "-o", "SOURCE", place.mountpoint) == "mine\n"
     run("umount", place.mountpoint)
+
+
+@pytest.fixture
+def installed() -> tuple[str, ...]:
+    """A command prefix: what it runs finds unionfs-mount where mount(8) looks for programs.
+
+    mount(8) forgets PATH; a mount namespace keeps the link to itself.
+    """
+    script = 'mount -t tmpfs none /usr/local/sbin && ln -s "$0" /usr/local/sbin && exec "$@"'
+    return ("unshare", "-m", "sh", "-c", script, MOUNT)
+
+
+USE_AND_UNMOUNT = 'cat "$0/a" && umount "$0"'
 
 
 @needs_root
-def test_fstab(place: Directories) -> None:
+def test_mount_8_by_type(place: Directories, installed: tuple[str, ...]) -> None:
+    script = f'mount -t fuse.unionfs-mount none "$0" -o "$1" && {USE_AND_UNMOUNT}'
+    said = run(*installed, "sh", "-c", script, place.mountpoint, branches_option(place))
+    assert said == "lower"
+
+
+@needs_root
+def test_fstab(place: Directories, installed: tuple[str, ...]) -> None:
     fstab = place.base / "fstab"
     options = f"{branches_option(place)},noauto,x-systemd.requires-mounts-for=/srv"
     fstab.write_text(f"none {place.mountpoint} fuse.unionfs-mount {options} 0 0\n")
-    run("mount", "--fstab", fstab, place.mountpoint)
-    assert (place.mountpoint / "a").read_text() == "lower"
-    run("umount", place.mountpoint)
+    script = f'mount --fstab "$1" "$0" && {USE_AND_UNMOUNT}'
+    assert run(*installed, "sh", "-c", script, place.mountpoint, fstab) == "lower"
 
 
 # --- asking a mount ---
@@ -408,11 +429,11 @@ def test_fstab(place: Directories) -> None:
 
 def test_status(place: Directories) -> None:
     run(MOUNT, f"{place.lower}:{place.lower2}", place.upper, place.mountpoint)
-    (place.mountpoint / "a").read_text()
-    text = run("unionfs-status", place.mountpoint)
+    with (place.mountpoint / "a").open():  # whatever the kernel forgets, it keeps this node
+        text = run("unionfs-status", place.mountpoint)
+        found = json.loads(run("unionfs-status", "--json", place.mountpoint))
     assert "LOOKUP" in text
     assert "nodes" in text
-    found = json.loads(run("unionfs-status", "--json", place.mountpoint))
     assert found["nodes"] >= 2
     assert found["requests"]["LOOKUP"]["fast"]["count"] >= 1
     unmount(place.mountpoint)
@@ -421,10 +442,8 @@ def test_status(place: Directories) -> None:
 def test_where(place: Directories) -> None:
     (place.lower2 / "d").mkdir()
     (place.upper / "c").touch()
-    (place.lower2 / "link").symlink_to("a")
-    os.mkfifo(place.lower / "fifo")
     run(MOUNT, f"{place.lower}:{place.lower2}", place.upper, place.mountpoint)
-    names = ["a", "b", "c", "d", "", "link", "fifo"]
+    names = ["a", "b", "c", "d", ""]
     said = run("unionfs-where", *(place.mountpoint / name for name in names))
     assert said.splitlines() == [
         f"lower 1\t{place.lower}/a",
@@ -432,8 +451,6 @@ def test_where(place: Directories) -> None:
         f"upper\t{place.upper}/c",
         f"lower 2\t{place.lower2}/d",
         f"upper\t{place.upper}",
-        f"lower 2\t{place.lower2}/link",
-        f"lower 1\t{place.lower}/fifo",
     ]
     (place.mountpoint / "b").write_text("changed")
     assert run("unionfs-where", place.mountpoint / "b") == f"upper\t{place.upper}/b\n"

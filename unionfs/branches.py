@@ -181,7 +181,8 @@ class BranchStack:
             raise MountpointBad(path=path, reason=error.strerror) from None
         try:
             mountpoint = Branch(_path(fd), fd, _identity(fd))
-        except OSError as error:  # ENOTCONN: a mount whose daemon died is still there
+            os.statvfs(path)  # ENOTCONN: a mount whose daemon died is still there
+        except OSError as error:
             raise MountpointBad(path=path, reason=error.strerror) from None
         finally:
             os.close(fd)

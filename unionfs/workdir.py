@@ -9,7 +9,7 @@ and clears it at mount too (fs/overlayfs/super.c, ovl_workdir_create).
 import os
 import stat
 from contextlib import suppress
-from errno import EEXIST, ENODATA, ENOENT, ENOTDIR, ENOTEMPTY, ENOTSUP, EPERM
+from errno import EEXIST, ELOOP, ENODATA, ENOENT, ENOTDIR, ENOTEMPTY, ENOTSUP, EPERM
 from typing import Final
 
 from unionfs.errors import FilesystemLacks, WorkdirUnusable
@@ -65,8 +65,10 @@ def remove(upper: int, name: str) -> None:
     """Remove work directory `name` from the upper if it holds no more than empty scratch space."""
     try:
         fd = os.open(name, _OPEN_DIRECTORY, dir_fd=upper)
-    except FileNotFoundError:
-        return
+    except OSError as error:
+        if error.errno in (ENOENT, ENOTDIR, ELOOP):  # gone, or something else in its place
+            return
+        raise
     try:
         os.rmdir(SCRATCH, dir_fd=fd)
         with suppress(FileNotFoundError):

@@ -183,6 +183,7 @@ cdef Entry *listing_append(Listing *l, const char *text, size_t length, uint64_t
     e.dtype = <unsigned char>dtype
     e.branch = branch
     e.flags = <unsigned char>flags
+    e.closed_by = branch
     e.cookie = l.next_cookie
     l.next_cookie += 1
     slot = e.hash & (l.slots - 1)
@@ -196,6 +197,13 @@ cdef Entry *listing_append(Listing *l, const char *text, size_t length, uint64_t
 
 
 # --- building ------------------------------------------------------------------------------
+
+cdef inline void close_below(Entry *e, uint16_t branch) noexcept nogil:
+    """A whiteout of the name in this branch; the first one met counts."""
+    if not e.flags & ENTRY_CLOSED:
+        e.flags |= ENTRY_CLOSED
+        e.closed_by = branch
+
 
 cdef int add_found(Table *t, Listing *l, int fd, uint16_t branch, uint32_t flags,
                    DirEntry *found) noexcept nogil:
@@ -214,7 +222,7 @@ cdef int add_found(Table *t, Listing *l, int fd, uint16_t branch, uint32_t flags
         length -= MARK_PREFIX
         e = listing_find_locked(l, name, length)
         if e != NULL:
-            e.flags |= ENTRY_CLOSED
+            close_below(e, branch)
             return 0
         return 0 if listing_append(l, name, length, 0, 0, branch,
                                    ENTRY_WHITEOUT | ENTRY_CLOSED) != NULL else -ENOMEM
@@ -232,15 +240,15 @@ cdef int add_found(Table *t, Listing *l, int fd, uint16_t branch, uint32_t flags
             l, name, length, show_ino(t, branch, found.d_ino), dtype, branch,
             (ENTRY_WHITEOUT | ENTRY_CLOSED) if whiteout else flags) != NULL else -ENOMEM
     if whiteout:
-        e.flags |= ENTRY_CLOSED
+        close_below(e, branch)
     elif e.branch == branch and e.flags & ENTRY_WHITEOUT:
         # Its own whiteout beside it hides only what is below (the OCI rule).
         e.flags = <unsigned char>(ENTRY_CLOSED | flags)
         e.ino = show_ino(t, branch, found.d_ino)
         e.dtype = <unsigned char>dtype
         l.alive += 1
-    elif e.branch != branch and not e.flags & ENTRY_CLOSED:
-        e.flags |= ENTRY_BELOW
+    elif e.branch != branch and (not e.flags & ENTRY_CLOSED or e.closed_by == branch):
+        e.flags |= ENTRY_BELOW  # also beside its own whiteout, in whichever order they are read
     return 0
 
 
@@ -324,7 +332,14 @@ cdef Listing *listing_get(Table *t, Node *n, int *error) noexcept nogil:
         if l != NULL:
             return l
         if n.removed:
-            return listing_new()    # nothing is in a directory that is gone
+            l = listing_new()       # nothing is in a directory that is gone
+            if l == NULL:
+                error[0] = -ENOMEM
+                return NULL
+            mutex_lock(&t.lock)
+            t.listings += 1         # until it is released
+            mutex_unlock(&t.lock)
+            return l
         l = listing_build(t, n, error)
         if l == NULL:
             return NULL

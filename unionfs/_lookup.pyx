@@ -208,7 +208,7 @@ cdef int search(Table *t, Node *parent, const char *name, size_t length,
                 r = 1 if r == 0 else r
             elif not last:
                 r = ends_here(ref.fd, name, length, True)
-        elif r == -ENOENT and not last and start < 0:
+        elif r == -ENOENT and not last and (start < 0 or found.count):
             r = ends_here(ref.fd, name, length, False)
         elif r == -ENOENT:
             r = 0

@@ -272,9 +272,9 @@ cdef int make_over_whiteout(Table *t, Op *op, const Make *make, Node *parent, in
             # A directory cannot be renamed over a device, but change places with it.
             r = sys_renameat2(fd, b"new", dirfd, name, RENAME_EXCHANGE if is_dir else 0)
         if r < 0:
-            sys_close(born.fd)
             if is_dir:
                 mark_clear_directory(t, born.fd, False)
+            sys_close(born.fd)
             sys_unlinkat(fd, b"new", AT_REMOVEDIR if is_dir else 0)
         elif is_dir:
             sys_unlinkat(fd, b"new", 0)

@@ -59,6 +59,7 @@ cdef struct Entry:
     uint16_t branch
     uint8_t dtype
     uint8_t flags
+    uint16_t closed_by      # with ENTRY_CLOSED: the branch of that whiteout
 
 cdef enum:
     # Entry.flags

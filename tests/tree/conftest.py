@@ -1,0 +1,87 @@
+"""Unions on plain directories, without a mount."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.tree.union import FORMATS, Union
+
+#: No test here waits for anything but its own system calls.
+TIMEOUT = 60
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT))
+
+
+@pytest.fixture(autouse=True)
+def _needs_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("owners, devices and trusted.* attributes of branches are root's to set")
+
+
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """A directory that is gone after the test."""
+    path = Path(tempfile.mkdtemp(prefix="tree-"))
+    try:
+        yield path
+    finally:
+        subprocess.run(["rm", "-rf", path], check=True)
+
+
+@pytest.fixture
+def tmpfs(base: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts a tmpfs of its own and returns its directory; takes mount options."""
+    with ExitStack() as mounts:
+
+        def mount(name: str, options: str = "size=64m") -> Path:
+            path = base / name
+            path.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], check=True)
+            mounts.callback(subprocess.run, ["umount", "-l", path], check=True)
+            return path
+
+        yield mount
+
+
+@pytest.fixture(params=FORMATS)
+def whiteout(request: pytest.FixtureRequest) -> str:
+    """A format of whiteouts."""
+    format_: str = request.param
+    return format_
+
+
+@pytest.fixture
+def make_union(base: Path) -> Iterator[Callable[..., Union]]:
+    """Makes a union of directories below the test's; arguments are those of `Union`."""
+    made = []
+
+    def make(lowers: int = 2, **options: object) -> Union:
+        union = Union(base, lowers, **options)  # type: ignore[arg-type]
+        made.append(union)
+        return union
+
+    yield make
+    for union in made:
+        union.restart()
+
+
+@pytest.fixture
+def union(make_union: Callable[..., Union]) -> Union:
+    """Two lowers under an upper, whiteouts as aufs writes them."""
+    return make_union()
+
+
+@pytest.fixture
+def formatted(make_union: Callable[..., Union], whiteout: str) -> Union:
+    """Two lowers under an upper, in either format."""
+    return make_union(whiteout=whiteout)

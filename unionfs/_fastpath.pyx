@@ -23,7 +23,7 @@ from unionfs._channel cimport (
     RESULT_WAIT, SLOW, Call, Channel, Request, account, atomic_add, channel_reply,
     opcode_name, request_free, request_keep, thread_kill, thread_self,
 )
-from unionfs._opcodes cimport POOLED, Route, route
+from unionfs._opcodes cimport POOLED, UNANSWERED, Route, route
 from unionfs._parking cimport Parking, park, parking_leave
 from unionfs._pool cimport pool_drain, pool_init, pool_submit
 from unionfs._sys cimport (
@@ -130,6 +130,8 @@ cdef void serve(Channel *channel, const char *bytes, size_t size, char *reply, R
         result = RESULT_WAIT
     else:
         result = how.handler(&call)
+    if how != NULL and how.how == UNANSWERED:
+        result = RESULT_SILENT      # malformed ones too
     if result == RESULT_WAIT and request != NULL:
         # A handler that may wait has no reason to ask for it. Not to be seen, and no loop.
         result = -EIO

@@ -11,7 +11,7 @@ from unionfs._sys cimport (
 
 cdef enum:
     # Threads are made when a request finds none idle, up to so many ...
-    THREADS = 32
+    THREADS = 64
     # ... and end after so many seconds without work.
     IDLE_SECONDS = 10
     STACK = 512 * 1024

@@ -8,6 +8,7 @@ the work directory's scratch space.
 import fcntl
 import os
 import time
+from contextlib import suppress
 from typing import Final
 
 from unionfs import workdir
@@ -31,7 +32,8 @@ class UpperLock:
         self._fds = [os.dup(stack.upper.fd)]
         try:
             if options.workdir is not None:
-                self._fds.append(os.open(options.workdir, os.O_RDONLY | os.O_DIRECTORY))
+                with suppress(OSError):  # what is wrong with it is said by who opens it for use
+                    self._fds.append(os.open(options.workdir, os.O_RDONLY | os.O_DIRECTORY))
             self._take(stack.upper.path)
         except BaseException:
             self._close()

@@ -381,6 +381,23 @@ def test_a_filesystem_without_extended_attributes(places: Places, whiteout: str)
         subprocess.run(["umount", places.upper], check=True)
 
 
+@pytest.mark.skipif(not ROOT, reason="only root can mount a filesystem")
+def test_a_filesystem_without_whiteout_devices(places: Places) -> None:
+    """Kernel overlayfs keeps 0/0 devices for itself."""
+    inner = [places.base / name for name in ("inner-lower", "inner-upper", "inner-work")]
+    for directory in inner:
+        directory.mkdir()
+    options = "lowerdir={},upperdir={},workdir={}".format(*inner)
+    subprocess.run(["mount", "-t", "overlay", "none", places.upper, "-o", options], check=True)
+    try:
+        with pytest.raises(errors.FilesystemLacks, match="mknod c 0 0.*whiteout=aufs"):
+            opened(places.options(text="whiteout=overlay"))
+        with opened(places.options()) as stack:
+            stack.remove_workdir()
+    finally:
+        subprocess.run(["umount", places.upper], check=True)
+
+
 # --- rights ---
 
 

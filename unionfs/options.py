@@ -23,7 +23,7 @@ from unionfs.errors import UnsupportedOption, UsageError
 
 Whiteout = Literal["aufs", "overlay"]
 CopyUp = Literal["change", "open"]
-RenameDir = Literal["copy", "redirect", "exdev"]
+RenameDir = Literal["copy", "exdev"]
 
 #: Kernel mount flags by option name (mount(2); values of <linux/mount.h>).
 KERNEL_FLAGS: Mapping[str, int] = {
@@ -100,6 +100,7 @@ REFUSED: Mapping[str, str] = {
     "auto_unmount": "the daemon unmounts by itself on SIGTERM and SIGINT",
     "remount": "unmount and mount again",
     "datadir+": "there are no data-only branches",
+    "submounts": "what is mounted inside a branch cannot be followed or left out by choice",
 }
 
 #: How mounts below the mount point travel to other mount namespaces (mount_namespaces(7)).
@@ -131,7 +132,6 @@ class MountOptions(NamedTuple):
     copyup: CopyUp = "change"
     rename_dir: RenameDir = "copy"
     volatile: bool = False  #: never flush to disk
-    submounts: bool = False  #: follow mounts inside branches
     writeback: bool = False  #: let the kernel collect writes
     timeout: float = 1e9  #: seconds the kernel may keep names and attributes
     threads: int = 0  #: serving threads; 0: as many as suit the machine
@@ -241,7 +241,6 @@ class _Reader:
         self.copyup: CopyUp = "change"
         self.rename_dir: RenameDir = "copy"
         self.volatile = False
-        self.submounts = False
         self.writeback = False
         self.timeout = 1e9
         self.threads = 0
@@ -277,8 +276,6 @@ class _Reader:
                 self.copyup = _choice(name, value, get_args(CopyUp))
             case "rename_dir":
                 self.rename_dir = _choice(name, value, get_args(RenameDir))
-            case "submounts":
-                self.submounts = _choice(name, value, ("hide", "follow")) == "follow"
             case "volatile":
                 _no_value(name, value)
                 self.volatile = True
@@ -355,7 +352,6 @@ class _Reader:
             copyup=self.copyup,
             rename_dir=self.rename_dir,
             volatile=self.volatile,
-            submounts=self.submounts,
             writeback=self.writeback,
             timeout=self.timeout,
             threads=self.threads,

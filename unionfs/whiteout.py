@@ -1,4 +1,4 @@
-"""Whiteouts and opaque directories: what they look like, and in which order they are written.
+"""Whiteouts and opaque directories: what they look like.
 
 For callers in Python that read a branch without mounting it (tools over layers, uppers and
 diffs).  The union itself recognises and writes them natively.
@@ -19,22 +19,8 @@ Formats
     bytes) gets a device in the format aufs as well.  A whiteout hides only what lies in the
     branches *below* its own: a name beside its own whiteout is visible (layer.md).
 
-Order of steps, so that a crash leaves the state before or the state after
-    ======================  ================================  ================================
-    operation               aufs                              overlay
-    ======================  ================================  ================================
-    remove a name that a    put `.wh.NAME` down, then unlink  build a device in the work
-    lower has               NAME                              directory, rename it over NAME
-                                                              (EXCHANGE for a directory)
-    create a name that is   build it in the work directory,   the same; the rename replaces the
-    whited out              rename it into place, then        device
-                            unlink `.wh.NAME`
-    make a directory over   build it opaque in the work       the same
-    a whiteout              directory, rename it into place,
-                            then unlink `.wh.NAME`
-    rename a directory      mark it opaque, put the source's  mark it opaque, rename with a
-                            whiteout down, rename             whiteout in the source's place
-    ======================  ================================  ================================
+The order in which each operation writes them, so that a crash leaves the state before or the state
+after, is the table of docs/format.md.
 """
 
 import os

@@ -23,7 +23,7 @@ SCRATCH: Final = "work"
 LINKS: Final = "links"
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_RENAME_EXCHANGE = 2  # <linux/fs.h>
+_RENAME_EXCHANGE, _RENAME_WHITEOUT = 2, 4  # <linux/fs.h>
 
 
 def make(parent: int, name: str, path: str) -> int:
@@ -146,12 +146,16 @@ def _probe_devices(fd: int, upper: str) -> None:
         ) from None
     os.close(os.open("file", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=fd))
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(fd, b"whiteout", fd, b"file", _RENAME_EXCHANGE) != 0:
-        raise FilesystemLacks(
-            path=upper,
-            feature=f"atomic exchange (RENAME_EXCHANGE: {os.strerror(ctypes.get_errno())})",
-            advice="use whiteout=aufs or another filesystem",
-        )
+    for old, new, flag, name in (
+        (b"whiteout", b"file", _RENAME_EXCHANGE, "RENAME_EXCHANGE"),
+        (b"whiteout", b"moved", _RENAME_WHITEOUT, "RENAME_WHITEOUT"),
+    ):
+        if libc.renameat2(fd, old, fd, new, flag) != 0:
+            raise FilesystemLacks(
+                path=upper,
+                feature=f"{name} ({os.strerror(ctypes.get_errno())})",
+                advice="use whiteout=aufs or another filesystem",
+            )
 
 
 def _is_directory(parent: int, name: str) -> bool:

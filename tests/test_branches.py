@@ -390,7 +390,7 @@ def test_a_filesystem_without_whiteout_devices(places: Places) -> None:
     options = "lowerdir={},upperdir={},workdir={}".format(*inner)
     subprocess.run(["mount", "-t", "overlay", "none", places.upper, "-o", options], check=True)
     try:
-        with pytest.raises(errors.FilesystemLacks, match="mknod c 0 0.*whiteout=aufs"):
+        with pytest.raises(errors.FilesystemLacks, match=r"mknod c 0 0.*whiteout=aufs"):
             opened(places.options(text="whiteout=overlay"))
         with opened(places.options()) as stack:
             stack.remove_workdir()

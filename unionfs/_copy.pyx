@@ -361,6 +361,7 @@ cdef void finish(Copy *c, Node *parent, const char *text, size_t length, int r) 
     """Publishes the result in the table and wakes who waits for it."""
     cdef Table *t = c.t
     cdef Node *n = c.n
+    cdef Name *name
     cdef Fd *doomed = NULL
     mutex_lock(&t.lock)
     n.state = LOWER
@@ -375,7 +376,9 @@ cdef void finish(Copy *c, Node *parent, const char *text, size_t length, int r) 
         n.seq += 1
         t.copy_ups += 1
         if parent != NULL:
-            n.names.branch = 0
+            name = name_find_locked(t, parent, text, length)
+            if name != NULL and name.node == n:
+                name.branch = 0
             listing_put_locked(t, parent, text, length, n.ino, n.type >> 12, 0, True)
     t.copying -= 1
     cond_broadcast(&t.settled)
@@ -385,12 +388,20 @@ cdef void finish(Copy *c, Node *parent, const char *text, size_t length, int r) 
     fd_close_doomed(t, doomed)
 
 
+cdef Name *name_to_bring_locked(Node *n) noexcept nogil:
+    """A name of a node that is not in the upper though its directory is."""
+    cdef Name *name = n.names
+    while name != NULL and (name.branch == 0 or name.parent.state != UPPER):
+        name = name.alias
+    return name
+
+
 cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil:
     """Brings one node into the upper; see the declaration. The node must be pinned."""
     cdef char text[NAME_LIMIT + 1]
     cdef size_t length = 0
     cdef uint16_t branch
-    cdef uint32_t i
+    cdef Name *name
     cdef Node *parent = NULL
     cdef Copy c
     cdef int r
@@ -407,14 +418,14 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
         mutex_unlock(&t.lock)
         return -ESTALE
     if n.names != NULL:
-        parent = n.names.parent
-        if parent.state != UPPER:
+        name = name_to_bring_locked(n)
+        if name == NULL:
             mutex_unlock(&t.lock)
             return -ENOENT
+        parent = name.parent
         parent.pins += 1
-        length = n.names.length
-        for i in range(length + 1):
-            text[i] = n.names.text[i]
+        length = name.length
+        memcpy(text, name.text, length + 1)
     branch = n.branch
     n.state = COPYING
     t.copying += 1
@@ -438,13 +449,6 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
         sys_close(c.target)
     finish(&c, parent, text, length, r)
     return r if r < 0 else bring_names(t, n)
-
-
-cdef Name *name_to_bring_locked(Node *n) noexcept nogil:
-    cdef Name *name = n.names
-    while name != NULL and (name.branch == 0 or name.parent.state != UPPER):
-        name = name.alias
-    return name
 
 
 cdef int bring_names(Table *t, Node *n) noexcept nogil:

@@ -306,7 +306,8 @@ cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Nod
         if r != -ENOENT:
             break
         if found.branch == NULL:
-            found.branch = <uint16_t *>malloc(t.branches * sizeof(uint16_t))
+            # One more than there are: a copy-up meanwhile moves the places in the parent's list.
+            found.branch = <uint16_t *>malloc((t.branches + 1) * sizeof(uint16_t))
             if found.branch == NULL:
                 return -ENOMEM
         changes = parent.dir.changes

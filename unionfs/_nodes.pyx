@@ -586,6 +586,7 @@ cdef int dir_add_upper_locked(Node *n) noexcept nogil:
     d.branch[0] = 0
     d.fds[0] = NULL
     d.count += 1
+    d.changes += 1              # places in the list have moved
     return 0
 
 
@@ -597,6 +598,7 @@ cdef void dir_keep_upper_only_locked(Table *t, Node *n, Fd **doomed) noexcept no
         if d.fds[i] != NULL:
             fd_retire_locked(t, d.fds[i], doomed)
     d.count = 1
+    d.changes += 1
 
 
 cdef int dir_ref(Table *t, Node *n, uint16_t branch, Ref *ref) noexcept nogil:

@@ -288,7 +288,7 @@ def test_attributes_of_devices_and_early_times(serve: Serve) -> None:
     assert struct.unpack_from("=I", reply, 40 + 60 + 16)[0] == rdev
     # SETATTR of both times to 1901.
     early = 1 - 2**31
-    setattr_in = struct.pack("=I36x3q3I20x", 1 << 4 | 1 << 5, early, early, 0, 1, 2, 0)
+    setattr_in = struct.pack("=I28x3q3I20x", 1 << 4 | 1 << 5, early, early, 0, 1, 2, 0)
     reply = wire.ask("SETATTR", node, setattr_in)
     assert struct.unpack_from("=qq", reply, 16 + 24) == (early, early)
     assert found.st_mtime_ns != (served.upper / "device").stat().st_mtime_ns

@@ -156,7 +156,7 @@ def test_interrupts_of_nothing(serve: Serve) -> None:
 def test_answers_to_nothing(serve: Serve, slow_path: Play) -> None:
     served = serve()
     slow = slow_path(served)
-    for unique in (0, 1, 2, 99):
+    for unique in (0, 1, 99, 2**64 - 1):
         slow.answer(unique, errno.EIO)
     unique = served.wire.send("WRITE", large_file(served), write_in(b"x"))
     question, _, node = slow.question()

@@ -16,6 +16,9 @@ PLACES = os.environ.get("UNIONFS_TEST_PLACES", ",".join(_DEFAULT)).split(",")
 #: pytest sets a failed session fixture up again for each case: once is enough.
 _unmountable: set[str] = set()
 
+#: The case in which a place hung: its connection has been aborted, the others cannot run.
+_hung_in: dict[str, str] = {}
+
 _workers: dict[str, process.Worker] = {}
 
 _case_directory = pytest.StashKey[str]()
@@ -95,10 +98,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     name = _place_name(pyfuncitem)
     if name is None:
         return None
+    if name in _hung_in:
+        pytest.fail(f"{name} was aborted when it hung in {_hung_in[name]}", pytrace=False)
     try:
         failure = _workers[name].call(pyfuncitem.stash[_number])
-    except (process.Hung, process.Broken) as error:
-        failure = f"{type(error).__name__}: {error}"
+    except process.Hung as error:
+        _hung_in[name] = pyfuncitem.name
+        failure = f"Hung: {error}"
+    except process.Broken as error:
+        failure = f"Broken: {error}"
     _judge(pyfuncitem, name, failure)
     return True
 

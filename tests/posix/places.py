@@ -7,9 +7,10 @@ host whatever happens; each case is a child that enters that namespace.
 
 import contextlib
 import os
+import pwd
 import shutil
-import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,6 +21,13 @@ from tests.posix import calls, process, trees
 
 #: The user an ordinary process is, where a place has users to choose from.
 USER = GROUP = 4321
+
+
+def _ordinary() -> tuple[int, int]:
+    """Who mounts without a namespace: fusermount3 wants a user that has a name."""
+    entry = pwd.getpwnam("nobody")
+    return entry.pw_uid, entry.pw_gid
+
 
 #: What a case may need and a place may not have, with the reason told when it is skipped.
 NEEDS = {
@@ -49,9 +57,9 @@ class Layout:
             path = os.path.join(self.top, name)
             os.mkdir(path)
             os.chmod(path, 0o755)
-            os.chown(path, owner, owner)
+            os.chown(path, owner, -1)
         os.chmod(self.top, 0o755)
-        os.chown(self.top, owner, owner)
+        os.chown(self.top, owner, -1)
 
 
 Mount = Callable[[Layout, Sequence[str]], AbstractContextManager[str]]
@@ -165,7 +173,9 @@ class Mounted:
             raise
 
     def _owner(self) -> int:
-        return {"namespace": _MAPPED, "user": USER, "root": 0, "self": os.geteuid()}[self._caller]
+        if self._caller == "user":
+            return _ordinary()[0]
+        return {"namespace": _MAPPED, "root": 0, "self": os.geteuid()}[self._caller]
 
     def place(self, case: str) -> Place:
         return Place(self.name, os.path.join(self.root, case))
@@ -193,7 +203,7 @@ class Mounted:
         if self._caller == "namespace":
             process.become(0, 0)
         if self._caller == "user":
-            process.become(USER, GROUP)
+            process.become(*_ordinary())
 
     def close(self) -> None:
         os.close(self._leash)
@@ -234,7 +244,7 @@ class Mounted:
                 for which in ("uid_map", "gid_map"):
                     with open(f"/proc/{self._keeper}/{which}", "w") as file:
                         file.write(f"0 {_MAPPED} 65536\n")
-                os.kill(self._keeper, signal.SIGCONT)
+                os.write(self._leash, b"m")
                 first = pipe.readline()
         if not first.startswith(b"mounted "):
             os.close(self._leash)
@@ -249,13 +259,15 @@ class Mounted:
         """In the keeper: build, mount, say so, wait for the end of the leash, unmount."""
         if self._caller != "self":
             _private_mounts(self.layout.mnt)
+        if self._caller in ("namespace", "user"):
+            _open_to_all(sys.base_prefix, sys.prefix, os.path.dirname(os.path.abspath("unionfs")))
         if self._caller == "namespace":
             calls.unshare(calls.CLONE_NEWUSER | calls.CLONE_NEWNS)
             os.write(ready, b"namespace\n")
-            os.kill(os.getpid(), signal.SIGSTOP)
+            os.read(leash, 1)
             process.become(0, 0)
         if self._caller == "user":
-            process.become(USER, GROUP)
+            process.become(*_ordinary())
         os.umask(0o022)
         branches = [getattr(self.layout, name) for name in self.kind.spread]
         for case, tree in cases.items():
@@ -289,3 +301,21 @@ def _private_mounts(scratch: str) -> None:
         os.chmod(node, 0o666)
         calls.mount(node, "/dev/fuse", "none", calls.MS_BIND)
         calls.umount(scratch, 2)  # MNT_DETACH: the bind mount keeps it alive
+
+
+def _open_to_all(*paths: str) -> None:
+    """Make the interpreter and the package reachable where root keeps them in a home of its own.
+
+    The mount starts processes as whoever mounts. A directory on the way that others may not
+    search is covered, in this mount namespace, by one that holds the path and nothing else.
+    """
+    for path in paths:
+        above = path
+        while (above := os.path.dirname(above)) != "/":
+            if not os.stat(above).st_mode & 0o001:
+                inside = os.open(path, os.O_PATH)
+                calls.mount("cover", above, "tmpfs", 0, "mode=755")
+                os.makedirs(path)
+                calls.mount(f"/proc/self/fd/{inside}", path, "none", calls.MS_BIND)
+                os.close(inside)
+                break

@@ -1,5 +1,6 @@
 """Running a function in a process of its own, with a deadline and another identity."""
 
+import contextlib
 import os
 import pickle
 import resource
@@ -122,8 +123,9 @@ class Worker:
         """Send one argument, return what the function returns; Hung or Broken otherwise."""
         if not self._pid:
             self._start()
-        pickle.dump(argument, self._to)
-        self._to.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has died: reading will tell
+            pickle.dump(argument, self._to)
+            self._to.flush()
         poll = select.poll()
         poll.register(self._from.fileno(), select.POLLIN | select.POLLHUP)
         if not poll.poll(deadline * 1000):
@@ -140,7 +142,8 @@ class Worker:
     def close(self) -> int:
         if not self._pid:
             return 0
-        self._to.close()
+        with contextlib.suppress(BrokenPipeError):  # a request that nobody took
+            self._to.close()
         self._from.close()
         pid, self._pid = self._pid, 0
         return os.waitpid(pid, 0)[1]

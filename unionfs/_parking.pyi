@@ -13,7 +13,7 @@ class Parking:
         """
 
     def detach(self) -> None:
-        """The slow path is gone: what waits gets EIO, what comes makes `wait` return."""
+        """The slow path is gone: what waits gets EIO, what comes later makes `wait` return."""
 
     def close(self) -> None:
         """Nothing will wait here any more."""

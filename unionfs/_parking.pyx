@@ -209,21 +209,6 @@ cdef void *receive_answers(void *arg) noexcept nogil:
     return NULL
 
 
-cdef void drop_all(Relay *relay) noexcept nogil:
-    cdef Preparation *p
-    cdef Request *waiting
-    while True:
-        mutex_lock(&relay.mutex)
-        p = relay.first
-        if p != NULL:
-            relay.first = p.next
-            waiting = take_waiting(p)
-        mutex_unlock(&relay.mutex)
-        if p == NULL:
-            return
-        release(relay, p, waiting, -EIO)
-
-
 cdef void parking_leave(Channel *channel) noexcept nogil:
     """Nothing of this mount waits here any more, nor ever will; returns when that is so.
 
@@ -311,6 +296,9 @@ cdef class Parking:
 
     def detach(self):
         cdef Relay *relay = self.relay
+        cdef Preparation *p
+        cdef Preparation *next
+        cdef Request *waiting
         cdef int fd
         with nogil:
             mutex_lock(&relay.mutex)
@@ -321,8 +309,17 @@ cdef class Parking:
                     cond_wait(&relay.changed, &relay.mutex)
                 relay.fd = -1
                 sys_close(fd)
+            # What comes from here on is for the next slow path.
+            p = relay.first
+            relay.first = NULL
             mutex_unlock(&relay.mutex)
-            drop_all(relay)
+            while p != NULL:
+                next = p.next
+                mutex_lock(&relay.mutex)
+                waiting = take_waiting(p)
+                mutex_unlock(&relay.mutex)
+                release(relay, p, waiting, -EIO)
+                p = next
 
     def close(self):
         cdef Relay *relay = self.relay

@@ -228,9 +228,13 @@ cdef Node *adopt_locked(Table *t, Node *parent, const char *name, size_t length,
     cdef Fd *doomed = NULL
     if found.key:
         n = node_by_key_locked(t, found.key)
-        if n != NULL:
-            n.pins += 1
-    if n == NULL:
+    elif found.data == 0 and type_ != S_IFDIR:
+        # Of several names the others may be gone, while the node they led to is still in use.
+        n = node_by_key_locked(t, found.st.stx_ino)
+    if n != NULL:
+        n.pins += 1
+        n.removed = False
+    else:
         n = node_new_locked(t)
         if n == NULL:
             return NULL

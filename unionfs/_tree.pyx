@@ -84,14 +84,18 @@ from unionfs._sys cimport (
     S_IFLNK,
     S_IFMT,
     S_IFREG,
+    S_ISGID,
     Stat,
     StatFs,
     mutex_lock,
     mutex_unlock,
+    sys_chmodfd,
     sys_close,
     sys_dup,
     sys_fstatfs,
+    sys_getxattr,
     sys_makedev,
+    sys_removexattr,
     sys_statx,
     sys_umask,
 )
@@ -585,6 +589,18 @@ cdef int collect(void *arg, const char *name, size_t length, uint64_t ino, uint3
     return 0
 
 
+cdef int inherit_nothing(int work_fd) noexcept nogil:
+    """What is built in the work directory must not get its group or its default ACL, which it may have
+    from the upper it was made in (as kernel overlayfs, ovl_workdir_create)."""
+    cdef Stat st
+    cdef int r = sys_statx(work_fd, b"", AT_EMPTY_PATH, &st)
+    if r == 0 and st.stx_mode & S_ISGID:
+        r = sys_chmodfd(work_fd, st.stx_mode & 0o7777 & ~S_ISGID)
+    if r == 0 and sys_getxattr(work_fd, b"system.posix_acl_default", NULL, 0) > 0:
+        r = sys_removexattr(work_fd, b"system.posix_acl_default")
+    return r
+
+
 cdef class Tree:
     """See _tree.pyi."""
 
@@ -617,6 +633,7 @@ cdef class Tree:
             t.work_fd = sys_dup(work)
             if t.work_fd < 0:
                 raise OSError(-t.work_fd, os.strerror(-t.work_fd))
+            check(inherit_nothing(t.work_fd))
             t.state_fd = sys_dup(work if state is None else state)
             check(t.state_fd)
             r = links_open(t)

@@ -495,9 +495,8 @@ def test_whiteouts_are_links_to_one_inode(formatted: Union) -> None:
     assert len(inodes) == 1
 
 
-def test_a_full_shared_inode_is_replaced(base: Path, formatted: Union) -> None:
+def test_a_full_shared_inode_is_replaced(base: Path, union: Union) -> None:
     """ext4 allows an inode 65000 links, xfs 2^31; tmpfs has no limit."""
-    union = formatted
     put(union.lower, *"abcd")
     union.unlink("a")
     shared = union.upper / os.listdir(union.upper)[0]

@@ -45,7 +45,7 @@ def union(place: Path, request: pytest.FixtureRequest) -> Iterator[Union]:
     else:
         image = place / "image"
         image.touch()
-        os.truncate(image, 8 * MEBIBYTE)
+        os.truncate(image, 12 * MEBIBYTE)
         subprocess.run(["mkfs.ext4", "-q", *options.split(), image], check=True)
         subprocess.run(["mount", "-o", "loop", image, disk], check=True)
     try:

@@ -60,6 +60,11 @@ def is_mounted(mountpoint: Path) -> bool:
     return any(point == mountpoint for point, _, _ in mounts_below(mountpoint))
 
 
+def wait_for_nobody(directory: Path) -> None:
+    """Wait until no process names `directory`: umount(8) does not wait for the daemon."""
+    wait_until(lambda: not processes_naming(directory), f"nobody uses {directory}")
+
+
 def wait_for_end(pid: int, mountpoint: Path) -> None:
     """Wait until the daemon has ended and its mount is gone."""
     wait_until(lambda: not is_mounted(mountpoint), f"{mountpoint} is unmounted")

@@ -8,13 +8,12 @@ import ctypes
 import ctypes.util
 import errno
 import os
-import signal
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -195,13 +194,6 @@ class Union:
         self.unmount()
         self.mount()
 
-    def kill(self) -> None:
-        """End the daemon with SIGKILL and take the dead mount away, as after a crash."""
-        pid = self.pid
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        self.clear_dead()
-
     def clear_dead(self) -> None:
         """Take the mount of a daemon that was killed out of the way."""
         pid = self.pid
@@ -211,7 +203,8 @@ class Union:
         session.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
-        self.mount()
+        if self._session is None:
+            self.mount()
         return self
 
     def __exit__(

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import OrdinaryUser
-from tests.mounted.commands import command, is_mounted, processes_naming, unionfs_mount
+from tests.mounted.commands import (
+    command,
+    is_mounted,
+    processes_naming,
+    unionfs_mount,
+    wait_for_nobody,
+)
 from tests.mounted.harness import Union, needs_root, only_unionfs
 from tests.mounted.trees import branch
 
@@ -140,6 +146,7 @@ def test_mount_point_inside_a_branch(union: Union, where: str) -> None:
         assert result.returncode == 0, result.stderr
         (mountpoint / "new").write_text("new")
         subprocess.run(["umount", mountpoint], check=True)
+        wait_for_nobody(union.root)
         assert branch(union.upper) == {"new": "file new"}
     else:
         result = unionfs_mount(union.lower, union.upper, mountpoint)

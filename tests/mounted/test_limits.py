@@ -17,7 +17,9 @@ pytestmark = pytest.mark.timeout(60)
 def test_read_only_mount(place: Path, how: str) -> None:
     if PEER and how == "ro":
         pytest.skip("the peer's spelling of ro is not what is tested")
-    union = Union(place, lowers=2, writable=how == "ro", **({"ro": True} if how == "ro" else {}))
+    union = Union(
+        place, lowers=2, writable=how == "ro", **({"read_only": True} if how == "ro" else {})
+    )
     build(union.lower, {"file": "x", "dir/inside": "y", "empty": None})
     build(union.lowers[1], {"dir/deep": "z"})
     union.lower.joinpath("link").symlink_to("file")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import OrdinaryUser
-from tests.mounted.commands import command, daemon_of, wait_for_end
+from tests.mounted.commands import command, daemon_of, wait_for_end, wait_for_nobody
 from tests.mounted.harness import Union, fails_with, needs_root, only_unionfs
 from tests.mounted.trees import branch, build, snapshot
 from tests.mounted.users import as_user
@@ -236,9 +236,10 @@ def test_root_of_a_user_namespace(place: Path, whiteout: str, ids: int) -> None:
         getfattr --absolute-names -m - -d {root}/file {root}/dir {root}/remade > {place}/attributes
         umount {root}
     """
-    # The maps have to be written from outside: many ids are for root of the parent only.
+    # The maps have to be written from outside: many ids are for root of the parent only. What
+    # is executed after that has root's capabilities.
     process = subprocess.Popen(
-        ["unshare", "--user", "--mount", "sh", "-c", f"read -r go\n{script}"],
+        ["unshare", "--user", "--mount", "sh", "-c", 'read -r go; exec sh -c "$0"', script],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -255,6 +256,7 @@ def test_root_of_a_user_namespace(place: Path, whiteout: str, ids: int) -> None:
         process.kill()
         process.wait()
     assert (process.returncode, output) == (0, "")
+    wait_for_nobody(place)
     assert (place / "seen").read_text() == (place / "again").read_text()
     attributes = [line for line in (place / "attributes").read_text().splitlines() if "=" in line]
     assert attributes == ['user.note="note"']

@@ -29,25 +29,35 @@ needs_known_machine = pytest.mark.skipif(
 
 @contextmanager
 def traced(pid: int, output: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Trace all threads of process `pid` into `output`; yields strace itself."""
+    """Trace all threads of process `pid` into `output`; yields strace itself.
+
+    Where the process is killed wait for strace to end inside the block: told to let go of a
+    process whose threads are just dying, strace 6.1 waits for ever.
+    """
     process = subprocess.Popen(
         ["strace", "-f", "-p", str(pid), "-o", str(output), *arguments],
         stderr=subprocess.PIPE,
         text=True,
     )
     assert process.stderr is not None
+    said = ""
     try:
         for line in process.stderr:
             if "attached" in line:
                 break
+            said += line
         else:
-            pytest.fail(f"strace could not attach to process {pid}")
+            pytest.fail(f"strace could not attach to process {pid}: {said}")
         yield process
     finally:
         # On SIGTERM strace lets go of what it traces, also of what it delays.
         process.terminate()
         process.stderr.close()
-        process.wait()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def threads_in(pid: int, *calls: str) -> int:

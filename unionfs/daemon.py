@@ -59,7 +59,8 @@ class Daemon:
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
         status = self._reap()
-        if status not in (0, -signal.SIGKILL):
+        # SIGTERM itself ends a process that was about to end when it came.
+        if status not in (0, -signal.SIGKILL, -signal.SIGTERM):
             log.warning("process %d, which served a mount, ended with status %d", self.pid, status)
 
     def _reap(self) -> int:

@@ -39,6 +39,7 @@ class Session:
         self.mountpoint = stack.mountpoint
         self._options = options
         self._stack = stack
+        self.relay: Relay | None = None  #: the slow path
         self._undo = ExitStack()
         self._undo.callback(stack.close)
         self._fastpath: FastPath | None = None
@@ -85,7 +86,7 @@ class Session:
             state=stack.state_fd,
         )
         undo.callback(tree.close)
-        relay = Relay(tree)
+        relay = self.relay = Relay(tree)
         relay.start()
         undo.callback(relay.close)
         fd = kernel.attach(options, self.mountpoint)
@@ -110,7 +111,7 @@ class Session:
         fastpath.start()
         self._fastpath = fastpath
         try:
-            self._device = os.stat(self.mountpoint).st_dev
+            self._device = _answer(self.mountpoint).st_dev
         except OSError as error:
             raise StartFailed(path=self.mountpoint, reason=error.strerror) from None
         _read_ahead(self._device)
@@ -297,6 +298,11 @@ def _cached_descriptors() -> int:
     """How many descriptors the tree may keep for later: half of what the process may have."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(soft // 2, _MOST_DESCRIPTORS)
+
+
+def _answer(mountpoint: str) -> os.stat_result:
+    """What the mount says of its root; waits until it says something."""
+    return os.stat(mountpoint)
 
 
 def _read_ahead(device: int) -> None:

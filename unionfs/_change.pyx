@@ -23,7 +23,7 @@ from unionfs._listing cimport (
     listing_put_locked,
     listing_remove_locked,
 )
-from unionfs._lookup cimport check_empty, child_find, need_upper, shown_below
+from unionfs._lookup cimport check_empty, child_get, need_upper, shown_below
 from unionfs._make cimport check_new_name, open_parent
 from unionfs._marks cimport (
     WORK_NAME,
@@ -218,9 +218,8 @@ cdef int change_unlink(Table *t, Op *op, Node *parent, const char *name,
                        size_t length) noexcept nogil:
     """unlink(2)."""
     cdef Node *n = NULL
-    cdef Stat st
     cdef Spot s
-    cdef int orphan_fd, r = child_find(t, parent, name, length, &n, &st)
+    cdef int orphan_fd, r = child_get(t, parent, name, length, &n)
     if r < 0:
         return r
     r = -EISDIR if n.dir != NULL else settle(t, n, op.may_wait)
@@ -288,9 +287,8 @@ cdef int change_rmdir(Table *t, Op *op, Node *parent, const char *name,
                       size_t length) noexcept nogil:
     """rmdir(2)."""
     cdef Node *n = NULL
-    cdef Stat st
     cdef Spot s
-    cdef int orphan_fd, r = child_find(t, parent, name, length, &n, &st)
+    cdef int orphan_fd, r = child_get(t, parent, name, length, &n)
     if r < 0:
         return r
     r = -ENOTDIR if n.dir == NULL else settle(t, n, op.may_wait)
@@ -508,17 +506,16 @@ cdef int change_rename(Table *t, Op *op, Node *from_dir, const char *name, size_
     cdef Spot source, target
     cdef Node *n = NULL
     cdef Node *other = NULL
-    cdef Stat st
     cdef int r
     if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or (
             flags == (RENAME_NOREPLACE | RENAME_EXCHANGE)):
         return -EINVAL
     r = check_new_name(new_name, new_length)
     if r == 0:
-        r = child_find(t, from_dir, name, length, &n, &st)
+        r = child_get(t, from_dir, name, length, &n)
     if r < 0:
         return r
-    r = child_find(t, to_dir, new_name, new_length, &other, &st)
+    r = child_get(t, to_dir, new_name, new_length, &other)
     if r == -ENOENT:
         r = 0
     if r == 0 and n != other:

@@ -9,6 +9,8 @@ from unionfs._tree cimport Op
 # The node of a name, pinned, with its attributes.
 cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Node **out,
                     Stat *st) noexcept nogil
+# The same without the attributes, for a change: a node that is known costs no system call.
+cdef int child_get(Table *t, Node *parent, const char *name, size_t length, Node **out) noexcept nogil
 # 1 if a lower branch shows that name below the upper directory, 0 if not, -errno.
 cdef int shown_below(Table *t, Node *parent, const char *name, size_t length) noexcept nogil
 # Sees to it that a node is in the upper: 0, a Verdict, or -errno. `keep`: how many bytes of its data matter.

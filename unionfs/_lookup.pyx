@@ -342,6 +342,20 @@ cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Nod
     return r
 
 
+cdef int child_get(Table *t, Node *parent, const char *name, size_t length,
+                   Node **out) noexcept nogil:
+    """The node of a name, pinned. The parent must be pinned."""
+    cdef Name *known
+    cdef Stat st
+    mutex_lock(&t.lock)
+    known = name_find_locked(t, parent, name, length)
+    if known != NULL:
+        known.node.pins += 1
+        out[0] = known.node
+    mutex_unlock(&t.lock)
+    return 0 if known != NULL else child_find(t, parent, name, length, out, &st)
+
+
 # --- before a change -----------------------------------------------------------------------
 
 cdef int shown_below(Table *t, Node *parent, const char *name, size_t length) noexcept nogil:

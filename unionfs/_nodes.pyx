@@ -32,7 +32,6 @@ from unionfs._sys cimport (
     sys_close,
     sys_dup,
     sys_open_beneath,
-    sys_reopen,
     sys_statx,
 )
 
@@ -868,20 +867,21 @@ cdef int node_data_ref(Table *t, Node *n, bint write, Ref *ref) noexcept nogil:
 cdef int node_open_orphan(Table *t, Node *n) noexcept nogil:
     """A descriptor for `Node.orphan_fd`: of the data where that can be had, else O_PATH."""
     cdef Ref ref
-    cdef int fd
-    cdef int r = node_path_ref(t, n, &ref)
+    cdef uint32_t seq = 0
+    cdef bint writable
+    cdef int fd, r
+    if n.type == S_IFREG and n.data == NULL and n.orphan_fd < 0:
+        fd = node_open_data(t, n, False, &seq, &writable)
+        if fd != -EACCES and fd != -EPERM:
+            return fd
+    r = node_path_ref(t, n, &ref)
     if r < 0:
         return r
-    if n.type == S_IFREG and ref.cached == NULL and ref.own:
-        fd = sys_reopen(ref.fd, (O_RDWR if n.branch == 0 else O_RDONLY) | O_NONBLOCK)
-        if fd < 0 and n.branch == 0:
-            fd = sys_reopen(ref.fd, O_RDONLY | O_NONBLOCK)
-        if fd >= 0:
-            ref_drop(t, &ref)
-            return fd
-    fd = sys_dup(ref.fd)
-    ref_drop(t, &ref)
-    return fd
+    if not ref.own:
+        fd = sys_dup(ref.fd)
+        ref_drop(t, &ref)
+        return fd
+    return ref.fd
 
 
 # --- listings ------------------------------------------------------------------------------

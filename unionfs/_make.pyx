@@ -163,14 +163,14 @@ cdef int make_file(Table *t, Op *op, const Make *make, uint32_t mode, int dirfd,
         r = sys_linkfd(source.fd, dirfd, name)
         ref_drop(t, &source)
     elif type_ == S_IFREG:
-        r = sys_open_beneath(dirfd, name, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, mode & 0o777)
+        r = sys_open_beneath(dirfd, name, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, mode & 0o1777)
         born.fd = r
     elif type_ == S_IFDIR:
         r = sys_mkdirat(dirfd, name, mode & 0o1777)
     elif type_ == S_IFLNK:
         r = sys_symlinkat(make.target, dirfd, name)
     else:
-        r = sys_mknodat(dirfd, name, type_ | (mode & 0o777), make.rdev)
+        r = sys_mknodat(dirfd, name, type_ | (mode & 0o1777), make.rdev)
     if r < 0:
         return r
     if born.fd < 0:
@@ -405,7 +405,7 @@ cdef int change_tmpfile(Table *t, Op *op, Node *parent, uint32_t mode, Node **ou
     make.source = NULL
     if not has_default_acl(parent, ref.fd):
         mode &= ~op.umask
-    born.fd = sys_open_beneath(ref.fd, b".", O_TMPFILE | O_RDWR, mode & 0o777)
+    born.fd = sys_open_beneath(ref.fd, b".", O_TMPFILE | O_RDWR, mode & 0o1777)
     r = born.fd
     if r >= 0:
         r = sys_statx(born.fd, b"", AT_EMPTY_PATH, &born.st)

@@ -7,6 +7,7 @@ just before each of them in turn. What the next mount shows must be one of the t
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,14 +23,14 @@ from tests.posix.calls import RENAME_EXCHANGE, renameat2
 
 pytestmark = [only_unionfs, needs_strace, pytest.mark.timeout(240)]
 
-#: Every call that changes a directory tree, and what answers the kernel ("?": where strace
-#: knows it). Of those that open, only what creates counts.
+#: Every call that changes a directory tree ("?": where strace knows it). Of those that open only
+#: what creates counts.
 CALLS = (
     "openat2,mkdirat,mknodat,symlinkat,linkat,unlinkat,renameat,renameat2,"
     "pwrite64,pwritev,copy_file_range,ftruncate,fallocate,fsync,fdatasync,"
     "fchmod,fchmodat,?fchmodat2,fchown,fchownat,utimensat,"
     "setxattr,lsetxattr,fsetxattr,?setxattrat,removexattr,lremovexattr,fremovexattr,"
-    "?removexattrat,writev"
+    "?removexattrat"
 )
 
 LINE = re.compile(r"^(\d+) +(\w+)\(")
@@ -168,7 +169,8 @@ class Case:
         self.upper = template.upper
 
     def _union(self, name: str) -> Union:
-        union = Union(self.base / name, lowers=0, whiteout=self.whiteout)
+        # With one thread the calls are counted alike each time.
+        union = Union(self.base / name, lowers=0, whiteout=self.whiteout, threads=1)
         union.lowers = [self.lower]
         return union
 
@@ -202,9 +204,19 @@ class Case:
                 call = match.group(2)
                 if call != "openat2" or "O_CREAT" in line or "O_TMPFILE" in line:
                     steps.append((call, counts[match.groups()]))
-        # Of all replies the last is that of the operation; the others are to look-ups.
-        replies = [step for step in steps if step[0] == "writev"]
-        return [step for step in dict.fromkeys(steps) if step not in replies[:-1]]
+        return steps
+
+    def after_the_crash(self, union: Union) -> Tree:
+        """What the next mount shows."""
+        union.clear_dead()
+        union.mount()
+        return snapshot(union.mountpoint)
+
+    def end(self, union: Union) -> None:
+        """The work directory is gone; the rest goes too."""
+        assert union.upper is not None
+        assert not [path for path in branch(union.upper) if ".wh..wh.work" in path]
+        shutil.rmtree(union.root)
 
 
 @pytest.mark.parametrize("whiteout", ["aufs", "overlay"])
@@ -219,8 +231,7 @@ def test_killed_before_each_call(memory: Path, whiteout: str, name: str) -> None
     steps = case.calls()
     assert steps
     for call, count in steps:
-        union = case.begin("attempt")
-        try:
+        with case.begin("attempt") as union:
             injection = f"inject={call}:signal=KILL:when={count}"
             log = memory / "killed"
             with traced(union.pid, log, "-e", f"trace={CALLS}", "-e", injection) as strace:
@@ -230,9 +241,7 @@ def test_killed_before_each_call(memory: Path, whiteout: str, name: str) -> None
                     strace.wait(timeout=30)
                 else:
                     pytest.fail(f"{call} number {count} of {steps} was not reached")
-            union.clear_dead()
-            union.mount()
-            found = snapshot(union.mountpoint)
+            found = case.after_the_crash(union)
             if differences(before, found) and differences(after, found):
                 pytest.fail(
                     f"killed before {call} number {count} of {steps}:\nagainst the state before:\n"
@@ -245,8 +254,9 @@ def test_killed_before_each_call(memory: Path, whiteout: str, name: str) -> None
             if differences(after, found):
                 case.operation(union.mountpoint)
                 assert_same(after, snapshot(union.mountpoint), "done again")
-        finally:
-            union.unmount()
-        assert union.upper is not None
-        assert not [path for path in branch(union.upper) if ".wh..wh.work" in path]
-        shutil.rmtree(union.root)
+        case.end(union)
+    with case.begin("attempt") as union:
+        case.operation(union.mountpoint)
+        os.kill(union.pid, signal.SIGKILL)
+        assert_same(after, case.after_the_crash(union), "killed after the operation")
+    case.end(union)

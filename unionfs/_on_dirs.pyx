@@ -10,6 +10,9 @@ from unionfs._sys cimport Stat
 from unionfs._tree cimport tree_lookup, tree_readdir
 from unionfs._wire cimport Dirent, DirentPlus, ReadIn
 
+cdef enum:
+    NAME_LENGTH = 255
+
 # A reply being filled.
 cdef struct Filling:
     char *at
@@ -29,7 +32,7 @@ cdef int add(void *arg, const char *name, size_t length, uint64_t ino, uint32_t 
     cdef size_t size = record_size(filling.head, length)
     cdef char *record = filling.at + filling.used
     cdef Dirent *dirent = <Dirent *>(record + filling.head - sizeof(Dirent))
-    if size > filling.room - filling.used:
+    if length > NAME_LENGTH or size > filling.room - filling.used:
         filling.full = True
         return 1
     memset(record, 0, size)
@@ -69,16 +72,20 @@ cdef int64_t on_readdir(Call *call) noexcept nogil:
     return fill(call, &filling, (<const ReadIn *>call.body).offset)
 
 
-cdef bint look_up(Call *call, DirentPlus *record, const char *name) noexcept nogil:
+cdef bint look_up(Call *call, DirentPlus *record) noexcept nogil:
     """Fill in the entry, with the reference the kernel takes; False: the name is gone.
 
     An entry without a node is listed too, and the kernel asks for the rest when it wants it: so
     "." and "..", which carry no reference, and what would have to wait or fails otherwise.
     """
+    cdef char name[NAME_LENGTH + 1]
     cdef size_t length = record.dirent.namelen
     cdef uint64_t node = 0
     cdef Stat st
     cdef int result
+    # In the record a name whose length is a multiple of 8 has no zero behind it.
+    memcpy(name, <char *>record + sizeof(DirentPlus), length)
+    name[length] = 0
     if name[0] == c"." and (length == 1 or length == 2 and name[1] == c"."):
         return True
     result = tree_lookup(call.channel.table, &call.op, call.header.nodeid, name, length, &node,
@@ -106,7 +113,7 @@ cdef int64_t on_readdirplus(Call *call) noexcept nogil:
             record = <DirentPlus *>(reply + at)
             size = record_size(sizeof(DirentPlus), record.dirent.namelen)
             offset = record.dirent.off
-            if look_up(call, record, reply + at + sizeof(DirentPlus)):
+            if look_up(call, record):
                 if kept != at:
                     memmove(reply + kept, record, size)
                 kept += size

@@ -102,6 +102,9 @@ from unionfs._sys cimport (
 
 ROOT = ROOT_ID
 
+cdef enum:
+    HARD_LINK = 1               # for Tree._made, beside the types of <sys/stat.h>
+
 
 # --- nodes ---------------------------------------------------------------------------------
 
@@ -797,7 +800,7 @@ cdef class Tree:
                     r = tree_mkdir(t, &op, p, name, length, mode, &node, &st)
                 elif kind == S_IFLNK:
                     r = tree_symlink(t, &op, p, name, length, target, &node, &st)
-                elif source:
+                elif kind == HARD_LINK:
                     r = tree_link(t, &op, source, p, name, length, &node, &st)
                 else:
                     r = tree_mknod(t, &op, p, name, length, mode, rdev, &node, &st)
@@ -818,7 +821,7 @@ cdef class Tree:
         return self._made(S_IFLNK, parent, name, 0, 0, target, 0, uid, gid, 0)
 
     def link(self, source, parent, bytes name):
-        return self._made(0, parent, name, 0, 0, None, source, 0, 0, 0)
+        return self._made(HARD_LINK, parent, name, 0, 0, None, source, 0, 0, 0)
 
     def unlink(self, parent, bytes name):
         cdef Table *t = self._open()

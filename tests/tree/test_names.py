@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.posix.acls import ACCESS, DEFAULT, acl, decode
+from tests.posix.asserts import fails
 from tests.tree.union import Union, hide, on_disk, put, said
 from unionfs._tree import ROOT
 
@@ -148,9 +149,8 @@ def test_what_mknod_refuses(union: Union) -> None:
         (stat.S_IFLNK | 0o777, 0, errno.EINVAL),
         (0o170000 | 0o777, 0, errno.EINVAL),
     ):
-        with pytest.raises(OSError) as caught:  # noqa: PT011: the errno is looked at below
+        with fails(error):
             union.mknod("x", mode, rdev)
-        assert caught.value.errno == error
     assert on_disk(union.upper) == {}
 
 
@@ -259,9 +259,8 @@ def test_what_unlink_and_rmdir_refuse(union: Union) -> None:
         (lambda: union.rmdir("missing"), errno.ENOENT),
     ):
         before = on_disk(union.upper)
-        with pytest.raises(OSError) as caught:  # noqa: PT011: the errno is looked at below
+        with fails(error):
             call()
-        assert caught.value.errno == error
         assert on_disk(union.upper) == before
 
 
@@ -401,9 +400,8 @@ def test_what_rename_refuses(union: Union, flags: int) -> None:
         cases += [("f", "g", exists), ("u", "g", exists), ("f", "f", exists)]
     before = union.visible()
     for old, new, error in cases:
-        with pytest.raises(OSError) as caught:  # noqa: PT011: the errno is looked at below
+        with fails(error):
             union.rename(old, new, flags)
-        assert caught.value.errno == error, (old, new)
         assert union.visible() == before
     assert union.scratch() == set()
 
@@ -503,9 +501,8 @@ def test_rename_dir_exdev(formatted: Union) -> None:
     for name in ("lower", "merged"):
         before = on_disk(union.upper)
         for new, flags in (("new", 0), ("target", 0), ("upper", EXCHANGE)):
-            with pytest.raises(OSError) as caught:  # noqa: PT011: the errno is looked at below
+            with fails(errno.EXDEV):
                 union.rename(name, new, flags)
-            assert caught.value.errno == errno.EXDEV
         assert on_disk(union.upper) == before
     union.rename("upper", "target")
     assert union.names("target") == ["f"]

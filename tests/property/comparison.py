@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import textwrap
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import trees
-from .operations import Directory, Existing, Fresh, Opened, Operations, Step
+from .operations import Step
 from .trees import DEPTH, NAMES, Dir, Found
-from .unions import Layout, Union
+from .unions import Layout, Reference, Union
 
 
 class Difference(AssertionError):
@@ -26,26 +27,28 @@ class Difference(AssertionError):
 
 
 class Side:
-    """One union, mounted on directories of its own, and what a program holds in it."""
+    """One union, mounted on directories of its own, and a program that uses it."""
 
-    def __init__(self, union: Union, base: Path, lowers: Sequence[Path]) -> None:
-        base.mkdir()
+    def __init__(self, union: Union, base: Path, stack: Sequence[Dir], lowers: Sequence[Path]):
+        self.union = union
+        self.plain = union.whiteout == "none"
         # The mount point's parent holds nothing else: symbolic links may lead there.
         self.layout = Layout(lowers, base / "upper", base / "work", base / "merged" / "mount")
-        trees.build(self.layout.upper, Dir(mode=0o777), union.whiteout)
-        for path in (self.layout.work, self.layout.mountpoint):
-            path.mkdir(parents=True)
-        self.union = union
-        self.operations = Operations(self.layout.mountpoint, union)
+        self.layout.work.mkdir(parents=True)
+        self.layout.mountpoint.parent.mkdir()
+        root = Dir(mode=0o777)
+        if self.plain:
+            trees.build(self.layout.mountpoint, trees.merged(stack, root), union.whiteout)
+        else:
+            trees.build(self.layout.upper, root, union.whiteout)
+            self.layout.mountpoint.mkdir()
+        self.program = union.program(self.layout)
 
     def mount(self) -> None:
         self.union.mount(self.layout)
 
-    def scan(self) -> dict[str, Found]:
-        return trees.scan(self.layout.mountpoint, self.union.phantoms)
-
     def unmount(self) -> None:
-        self.operations.close_all()
+        self.program.close_all()
         self.union.unmount()
 
     def remount(self, other: "Side | None" = None) -> None:
@@ -59,15 +62,19 @@ class Side:
 class Comparison:
     """A reference and a subject in lock step; `steps` is the script so far."""
 
-    def __init__(self, base: Path, reference: Union, subject: Union, lowers: Sequence[Dir]) -> None:
+    def __init__(
+        self, base: Path, reference: Reference, subject: Union, lowers: Sequence[Dir]
+    ) -> None:
         base.mkdir()
         self._base = base
+        self._reference = reference
         self._lowers = list(lowers)
         self.steps: list[Step] = []
         self._built: dict[str, list[Path]] = {}
+        self._pristine: dict[Path, dict[str, Found]] = {}
         self._sides: list[Side] = []
         for name, union in (("reference", reference), ("subject", subject)):
-            self._sides.append(Side(union, base / name, self._lowers_of(union)))
+            self._sides.append(Side(union, base / name, lowers, self._lowers_of(union)))
         try:
             for side in self._sides:
                 side.mount()
@@ -77,42 +84,44 @@ class Comparison:
 
     def _lowers_of(self, union: Union) -> list[Path]:
         """Branches never change, so two sides that read one format share them."""
+        if union.whiteout == "none":
+            return []
         if union.whiteout not in self._built:
             paths = [self._base / f"{union.whiteout}{i}" for i in range(len(self._lowers))]
             for path, tree in zip(paths, self._lowers, strict=True):
                 trees.build(path, tree, union.whiteout)
             self._built[union.whiteout] = paths
-            self._pristine = {path: trees.scan(path) for path in paths}
+            self._pristine |= {path: trees.scan(path) for path in paths}
         return self._built[union.whiteout]
 
-    def choices(self) -> dict[type, Sequence[Any]]:
-        """What `operations.resolve` chooses from, as the reference has it now.
+    def choices(self) -> dict[str, Sequence[Any]]:
+        """What `steps.resolve` chooses from, as the reference has it now.
 
         The subject is not asked, and its caches stay as the steps have made them.
         """
         reference = self._sides[0]
         root = reference.layout.mountpoint
-        existing: list[str] = []
-        directories: list[str] = []
-        fresh: list[str] = []
-        for path in trees.walk(root, phantoms=True):
-            relative = path.relative_to(root)
-            existing.append(str(relative))
-            if path.is_dir() and not path.is_symlink():
-                directories.append(str(relative))
-                if len(relative.parts) < DEPTH:
-                    new = (relative / name for name in NAMES if not os.path.lexists(path / name))
-                    fresh += map(str, new)
-        return {
-            Existing: existing[1:] or NAMES,  # all but the root
-            Directory: directories,
-            Fresh: fresh or NAMES,
-            Opened: reference.operations.opened,
+        paths: dict[str, list[Any]] = {
+            kind: [] for kind in ("existing", "directory", "regular", "fresh")
         }
+        for path in trees.walk(root, phantoms=True):
+            name = str(path.relative_to(root))
+            mode = path.lstat().st_mode
+            if path != root:
+                paths["existing"].append(name)
+            if stat.S_ISREG(mode):
+                paths["regular"].append(name)
+            if stat.S_ISDIR(mode):
+                paths["directory"].append(name)
+                if name.count("/") < DEPTH - 1:
+                    new = [path / child for child in NAMES if not os.path.lexists(path / child)]
+                    paths["fresh"] += [str(child.relative_to(root)) for child in new]
+        choices = {kind: found or NAMES for kind, found in paths.items()}
+        return {**choices, "opened": reference.program.opened}
 
     @property
     def holds_files(self) -> bool:
-        return bool(self._sides[0].operations.opened)
+        return bool(self._sides[0].program.opened)
 
     def perform(self, step: Step) -> None:
         """Take both sides one step further; raises `Difference` if they do not do the same."""
@@ -121,29 +130,33 @@ class Comparison:
             for side in self._sides:
                 side.remount()
             return
-        expected, given = (side.operations.perform(step) for side in self._sides)
-        if expected != given:
+        expected, given = (side.program.perform(step) for side in self._sides)
+        if expected == given or given is NotImplemented:
+            return
+        if not self._reference.explains(step, expected, given):
             self._differ(step[0], f"{step}\nreference: {expected}\n  subject: {given}")
 
     def finish(self) -> None:
         """Compare the trees: now, remounted, and each upper mounted by the other side."""
         reference, subject = self._sides
         tree = self._compare_trees("at the end")
+        inodes = subject.program.inodes()
         for side in self._sides:
             side.remount()
         self._compare_trees("after remounting")
+        if changed := inodes.items() ^ subject.program.inodes().items():
+            self._differ("the end", f"inode numbers before and after remounting: {sorted(changed)}")
         subject.unmount()
         if subject.union.whiteout == reference.union.whiteout:
             reference.remount(subject)
-            self._compare(
-                tree, reference.scan(), "the subject and the reference on the subject's upper"
-            )
+            given = reference.program.scan()
+            self._compare(tree, given, "the subject and the reference on the subject's upper")
         reference.unmount()
-        subject.remount(reference)
-        self._compare(
-            tree, subject.scan(), "the reference and the subject on the reference's upper"
-        )
-        subject.unmount()
+        if not reference.plain:
+            subject.remount(reference)
+            given = subject.program.scan()
+            self._compare(tree, given, "the reference and the subject on the reference's upper")
+            subject.unmount()
         for path, lower in self._pristine.items():
             self._compare(lower, trees.scan(path), f"lower {path.name} before and after")
 
@@ -154,7 +167,7 @@ class Comparison:
                 cleanup.callback(side.unmount)
 
     def _compare_trees(self, when: str) -> dict[str, Found]:
-        expected, given = (side.scan() for side in self._sides)
+        expected, given = (side.program.scan() for side in self._sides)
         self._compare(expected, given, f"the trees {when}")
         return expected
 
@@ -171,7 +184,7 @@ class Comparison:
 
 
 def replay(
-    base: Path, reference: Union, subject: Union, lowers: Sequence[Dir], steps: Sequence[Step]
+    base: Path, reference: Reference, subject: Union, lowers: Sequence[Dir], steps: Sequence[Step]
 ) -> None:
     """A whole sequence: raises `Difference` at the first step that differs, or at the end."""
     with closing(Comparison(base, reference, subject, lowers)) as comparison:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 RENAME_FLAGS = {"": 0, "NOREPLACE": 1, "EXCHANGE": 2}
-MNT_DETACH = 2
+MS_BIND = 4096
 AT_FDCWD = -100
 SYS_getdents64 = 217 if os.uname().machine == "x86_64" else 61
 
@@ -22,13 +22,13 @@ def _checked(result: int) -> int:
     return result
 
 
-def mount(source: str, target: Path, filesystem: str, options: str) -> None:
+def mount(source: str, target: Path, filesystem: str, options: str, flags: int = 0) -> None:
     arguments = (s.encode() for s in (source, str(target), filesystem))
-    _checked(_libc.mount(*arguments, ctypes.c_ulong(0), options.encode()))
+    _checked(_libc.mount(*arguments, ctypes.c_ulong(flags), options.encode()))
 
 
-def unmount(target: Path, flags: int = 0) -> None:
-    _checked(_libc.umount2(os.fsencode(target), flags))
+def unmount(target: Path) -> None:
+    _checked(_libc.umount2(os.fsencode(target), 0))
 
 
 def rename(source: Path, target: Path, flags: int) -> None:

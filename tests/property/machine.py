@@ -14,12 +14,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from . import trees
 from .comparison import Comparison, Difference, replay
 from .minimise import Script, minimise
-from .operations import ON_OPEN_FILES, RULES, Step, resolve, steps
+from .operations import Step
+from .steps import ON_OPEN_FILES, Draw, resolve
 from .trees import Dir
-from .unions import Union
+from .unions import Reference, Union
 
 #: How many sequences a run takes. The default is the same sequences each time, so that no change
 #: fails for what another one broke; a number asks for that many random ones.
@@ -40,20 +40,20 @@ _numbers = itertools.count()
 
 def compare(
     arena: Path,
-    reference: Callable[[], Union],
+    reference: Callable[[], Reference],
     subject: Callable[[], Union],
     *,
     sequences: int | None = None,
-    links: bool = False,
+    draw: Draw | None = None,
 ) -> None:
     """Compare two unions by random sequences, in fresh directories below `arena`.
 
-    `links`: with hard links in the lowers, which need a reference that keeps them. Raises the
-    `Difference` of a minimal script.
+    Raises the `Difference` of a minimal script.
     """
     some = settings(SETTINGS, max_examples=sequences or SETTINGS.max_examples)
+    machine = _machine(arena, reference, subject, draw or Draw())
     try:
-        run_state_machine_as_test(_machine(arena, reference, subject, links), settings=some)
+        run_state_machine_as_test(machine, settings=some)
     except Difference as found:
         failures, where = [found], found.where
 
@@ -75,13 +75,13 @@ def _fresh(arena: Path) -> Path:
 
 
 def _machine(
-    arena: Path, reference: Callable[[], Union], subject: Callable[[], Union], links: bool
+    arena: Path, reference: Callable[[], Reference], subject: Callable[[], Union], draw: Draw
 ) -> type[RuleBasedStateMachine]:
     class Machine(RuleBasedStateMachine):
         comparison: Comparison | None = None
         agree = True
 
-        @initialize(lowers=trees.stacks(links))
+        @initialize(lowers=draw.lowers)
         def mount(self, lowers: list[Dir]) -> None:
             self.comparison = Comparison(_fresh(arena), reference(), subject(), lowers)
 
@@ -103,9 +103,9 @@ def _machine(
     def holds_files(machine: Machine) -> bool:
         return bool(machine.comparison and machine.comparison.holds_files)
 
-    for name in RULES:
-        operation = rule(step=steps(name))(Machine.perform)
-        if ON_OPEN_FILES.issuperset(RULES[name]):
+    for name, steps in draw.rules.items():
+        operation = rule(step=steps)(Machine.perform)
+        if name in ON_OPEN_FILES:
             operation = precondition(holds_files)(operation)
         setattr(Machine, name, operation)
     return Machine

@@ -1,4 +1,4 @@
-"""Single steps of a comparison: how each is drawn, and how it is performed on a mount.
+"""Single steps of a comparison, performed on a mount.
 
 A step is a tuple, the operation's name and its arguments: `("mkdir", "a/b", 0o755)`. Steps are
 plain literals so that a failing sequence can be pasted into `test_examples`.
@@ -8,17 +8,13 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hypothesis import strategies as st
-
 from . import libc, trees
-from .trees import content, digest
-from .unions import Union
+from .trees import Found, content, digest
 
 Step = tuple[Any, ...]
 #: What a step gave: the name of an errno, or the operation's own result.
@@ -31,9 +27,25 @@ class Operations:
     Descriptors are named by small numbers; opening one again closes it first.
     """
 
-    def __init__(self, root: Path, union: Union) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        phantoms: bool = False,
+        stale_mappings: bool = False,
+        keeps_time: bool = False,
+    ) -> None:
+        """Where a reference is known to differ from unionfs, by the row in docs/differences.md:
+
+        `phantoms`: listings show names that do not exist (stray-whiteouts);
+        `stale_mappings`: a mapping made before copy-up keeps the old content
+        (mapping-after-copy-up);
+        `keeps_time`: truncating an empty file to nothing leaves its mtime (truncate-empty).
+        """
         self.root = root
-        self._union = union
+        self._phantoms = phantoms
+        self._stale_mappings = stale_mappings
+        self._keeps_time = keeps_time
         self._files: dict[int, int] = {}
         self._maps: dict[int, mmap.mmap] = {}
         self._listings: dict[int, _Listing] = {}
@@ -52,6 +64,12 @@ class Operations:
                 if error.errno is None:
                     raise
                 return errno.errorcode[error.errno]
+
+    def scan(self) -> dict[str, Found]:
+        return trees.scan(self.root, self._phantoms)
+
+    def inodes(self) -> dict[str, int]:
+        return trees.inodes(self.root, self._phantoms)
 
     def close_all(self) -> None:
         for mapping in self._maps.values():
@@ -72,6 +90,18 @@ class Operations:
             raise OSError(errno.EBADF, "not open")
         return self._files[slot]
 
+    def _changing(self, slot: int) -> int:
+        """A descriptor whose attributes may be changed.
+
+        Kernel overlayfs gives a special file its name back when its attributes are changed after
+        its name has gone: unlinked-special in docs/differences.md.
+        """
+        fd = self._fd(slot)
+        gone = os.readlink(f"/proc/self/fd/{fd}").endswith(" (deleted)")
+        if gone and not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.ENOENT, "a special file without a name")
+        return fd
+
     def become(self, uid: int) -> None:
         """Who performs the steps from now on."""
         self._uid = uid
@@ -82,7 +112,7 @@ class Operations:
         os.mkdir(self.root / path, mode)
 
     def rmdir(self, path: str) -> None:
-        os.rmdir(self.root / path)
+        os.rmdir(f"{self.root}/{path}")  # not the root: a Path forgets the "."
 
     def unlink(self, path: str) -> None:
         os.unlink(self.root / path)
@@ -104,7 +134,7 @@ class Operations:
 
     def remove_tree(self, path: str) -> None:
         """`rm -r`, in the order of names: it stops at the same place on every side."""
-        for name in trees.names_in(self._itself(path), self._union.phantoms):
+        for name in trees.names_in(self._itself(path), self._phantoms):
             child = f"{path}/{name}"
             if stat.S_ISDIR((self.root / child).lstat().st_mode):
                 self.remove_tree(child)
@@ -125,6 +155,12 @@ class Operations:
 
     def lstat(self, path: str) -> Outcome:
         return trees.attributes((self.root / path).lstat())
+
+    def keep_inode(self, path: str) -> bool:
+        """Whether a file that is copied up now is still the same one."""
+        before = (self.root / path).lstat()
+        os.chown(self.root / path, before.st_uid, before.st_gid, follow_symlinks=False)
+        return (self.root / path).lstat().st_ino == before.st_ino
 
     def access(self, path: str, mode: int) -> bool:
         return os.access(self.root / path, mode, effective_ids=True)
@@ -153,16 +189,23 @@ class Operations:
     # content, by name
 
     def truncate(self, path: str, size: int) -> None:
-        os.truncate(self.root / path, size)
+        self._truncate(self.root / path, size)
+
+    def _truncate(self, file: Path | int, size: int) -> None:
+        before = os.stat(file).st_size
+        os.truncate(file, size)
+        if self._keeps_time and before == size == 0:
+            with _acting_as(0):
+                os.utime(file)
 
     def rewrite(self, path: str, size: int, tag: str) -> None:
         """What a shell's `>` does."""
         with self._opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:
-            os.write(fd, content(tag, size))
+            _write(fd, content(tag, size))
 
     def append(self, path: str, size: int, tag: str) -> None:
         with self._opened(path, os.O_WRONLY | os.O_APPEND) as fd:
-            os.write(fd, content(tag, size))
+            _write(fd, content(tag, size))
 
     def content(self, path: str) -> str:
         with self._opened(path, os.O_RDONLY) as fd:
@@ -195,6 +238,13 @@ class Operations:
             bits |= getattr(os, f"O_{flag}")
         self._files[slot] = os.open(self.root / path, bits, mode)
 
+    def hold(self, slot: int, path: str) -> None:
+        """Open a regular file for reading and writing."""
+        self.close(slot)
+        if not stat.S_ISREG((self.root / path).lstat().st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        self._files[slot] = os.open(self.root / path, os.O_RDWR)
+
     def close(self, slot: int) -> None:
         self.unmap(slot)
         if slot in self._files:
@@ -204,7 +254,7 @@ class Operations:
         return digest(os.read(self._fd(slot), size))
 
     def write(self, slot: int, size: int, tag: str) -> int:
-        return os.write(self._fd(slot), content(tag, size))
+        return _write(self._fd(slot), content(tag, size))
 
     def pread(self, slot: int, offset: int, size: int) -> str:
         return digest(os.pread(self._fd(slot), size, offset))
@@ -213,10 +263,13 @@ class Operations:
         return os.pwrite(self._fd(slot), content(tag, size), offset)
 
     def seek(self, slot: int, offset: int, whence: int) -> int:
+        """lseek(2); the offsets of a directory are the filesystem's own business."""
+        if stat.S_ISDIR(os.fstat(self._fd(slot)).st_mode):
+            raise OSError(errno.EISDIR, "a directory")
         return os.lseek(self._fd(slot), offset, whence)
 
     def ftruncate(self, slot: int, size: int) -> None:
-        os.ftruncate(self._fd(slot), size)
+        self._truncate(self._fd(slot), size)
 
     def fallocate(self, slot: int, mode: int, offset: int, size: int) -> None:
         libc.fallocate(self._fd(slot), mode, offset, size)
@@ -231,13 +284,13 @@ class Operations:
         return trees.attributes(os.fstat(self._fd(slot)))
 
     def fchmod(self, slot: int, mode: int) -> None:
-        os.fchmod(self._fd(slot), mode)
+        os.fchmod(self._changing(slot), mode)
 
     def fchown(self, slot: int, uid: int, gid: int) -> None:
-        os.fchown(self._fd(slot), uid, gid)
+        os.fchown(self._changing(slot), uid, gid)
 
     def futimens(self, slot: int, mtime: int) -> None:
-        os.utime(self._fd(slot), ns=(mtime, mtime))
+        os.utime(self._changing(slot), ns=(mtime, mtime))
 
     def fsetxattr(self, slot: int, name: str, value: bytes) -> None:
         os.setxattr(self._fd(slot), name, value)
@@ -269,27 +322,29 @@ class Operations:
         if slot not in self._maps:
             return "not mapped"
         size = max(0, min(size, os.fstat(fd).st_size - offset))
-        if self._union.stale_mappings:
+        if self._stale_mappings:
             return digest(os.pread(fd, size, offset))
         return _peek(self._maps[slot], offset, size)
 
     # listings
 
     def listdir(self, path: str) -> Outcome:
-        """The names with the types that the listing says they have."""
+        """The names with the types they are listed with, and which inode numbers are wrong."""
         with self._directory(path) as fd:
-            entries = libc.getdents(fd, 1 << 15)
-        return self._existing(path, entries)
+            entries = self._existing(path, libc.getdents(fd, 1 << 15))
+        inodes = {entry.name: entry.inode for entry in entries if entry.name != ".."}
+        wrong = {name for name in inodes if inodes[name] != self._path(path, name).lstat().st_ino}
+        return _kinds(entries), sorted(wrong)
 
     def list_by_parts(self, path: str) -> Outcome:
-        """The same read in the smallest pieces, each after seeking to where the last one ended."""
+        """Read in the smallest pieces, each after seeking to where the last one ended."""
         entries: list[libc.Entry] = []
         with self._directory(path) as fd:
             while part := libc.getdents(fd, 64):
                 entries += part
                 os.lseek(fd, 0, os.SEEK_SET)
                 os.lseek(fd, part[-1].cookie, os.SEEK_SET)
-        return self._existing(path, entries)
+        return _kinds(self._existing(path, entries))
 
     @contextmanager
     def _directory(self, path: str) -> Iterator[int]:
@@ -299,12 +354,13 @@ class Operations:
         finally:
             os.close(fd)
 
-    def _existing(self, path: str, entries: list[libc.Entry]) -> Outcome:
-        return sorted(
-            (entry.name, stat.filemode(entry.kind << 12)[0])
-            for entry in entries
-            if not self._union.phantoms or os.path.lexists(self.root / path / entry.name)
-        )
+    def _existing(self, path: str, entries: list[libc.Entry]) -> list[libc.Entry]:
+        if not self._phantoms:
+            return entries
+        return [entry for entry in entries if not trees.is_phantom(self._path(path, entry.name))]
+
+    def _path(self, directory: str, name: str) -> Path:
+        return self.root / directory / name
 
     def opendir(self, slot: int, path: str) -> None:
         """Begin a listing that later steps go on with."""
@@ -352,18 +408,33 @@ class _Listing:
         return sorted(lost - self._touched), sorted(twice - self._touched)
 
 
+def _kinds(entries: list[libc.Entry]) -> list[tuple[str, str]]:
+    return sorted((entry.name, stat.filemode(entry.kind << 12)[0]) for entry in entries)
+
+
 @contextmanager
 def _acting_as(uid: int) -> Iterator[None]:
-    if not uid:
-        yield
-        return
-    os.setegid(uid)
-    os.seteuid(uid)
+    before = os.geteuid()
+    _become(uid)
     try:
         yield
     finally:
+        _become(before)
+
+
+def _become(uid: int) -> None:
+    """Change the effective user, and to the group of the same number."""
+    if uid != os.geteuid():
         os.seteuid(0)
-        os.setegid(0)
+        os.setegid(uid)
+        os.seteuid(uid)
+
+
+def _write(fd: int, data: bytes) -> int:
+    """write(2) but to a fifo: when that changes its mtime is left to the filesystem."""
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        raise OSError(errno.EPIPE, "a fifo")
+    return os.write(fd, data)
 
 
 @contextmanager
@@ -399,153 +470,3 @@ def _scratch() -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-# Strategies
-
-
-@dataclass(frozen=True)
-class Existing:
-    """Some path that exists when the step is performed: names that hit are worth more."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class Directory:
-    """Some directory that exists, perhaps the root."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class Fresh:
-    """Some path that does not exist, in a directory that does."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class Opened:
-    """Some descriptor that is open when the step is performed."""
-
-    number: int
-
-
-_slots = st.integers(0, 2)
-_opened = st.builds(Opened, _slots)
-_follow = st.booleans()
-_flags = st.sampled_from(
-    (
-        "RDONLY",
-        "RDWR",
-        "RDONLY",
-        "RDWR",
-        "WRONLY",
-        "RDWR CREAT",
-        "RDWR CREAT EXCL",
-        "WRONLY CREAT TRUNC",
-        "RDWR TRUNC",
-        "WRONLY APPEND",
-        "RDWR APPEND CREAT",
-        "RDONLY NOFOLLOW",
-        "RDONLY DIRECTORY",
-        "RDWR TMPFILE",
-    )
-)
-_offsets = st.sampled_from((0, 1, 100, 4095, 4096, 9000))
-_modes = trees.modes
-_renames = st.sampled_from(tuple(libc.RENAME_FLAGS))
-_kinds = st.sampled_from(sorted(trees.KINDS))
-_devices = st.sampled_from(trees.DEVICES)
-_size, _tag, _owner, _time = trees.sizes, trees.tags, trees.owners, trees.times
-_path = st.one_of(trees.paths, st.builds(Existing, st.integers(0, 63)))
-_new_path = st.one_of(_path, st.builds(Fresh, st.integers(0, 63)))
-_directory = st.one_of(_path, st.builds(Directory, st.integers(0, 63)))
-
-#: How the arguments of each operation are drawn.
-ARGUMENTS: Mapping[str, tuple[st.SearchStrategy[Any], ...]] = {
-    "remount": (),
-    "become": (_owner,),
-    "mkdir": (_new_path, trees.directory_modes),
-    "rmdir": (_directory,),
-    "unlink": (_path,),
-    "symlink": (trees.targets, _new_path),
-    "readlink": (_path,),
-    "link": (_path, _new_path),
-    "mknod": (_new_path, _kinds, _modes, _devices),
-    "rename": (_path, _new_path, _renames),
-    "remove_tree": (_directory,),
-    "stat": (_directory,),
-    "lstat": (_path,),
-    "access": (_directory, st.integers(0, 7)),
-    "chmod": (_directory, st.one_of(_modes, trees.directory_modes)),
-    "chown": (_directory, _owner, _owner, _follow),
-    "utimens": (_directory, _time, _follow),
-    "setxattr": (_path, trees.xattr_names, trees.xattr_values, st.integers(0, 2), _follow),
-    "getxattr": (_path, trees.xattr_names, _follow),
-    "listxattr": (_path,),
-    "removexattr": (_path, trees.xattr_names, _follow),
-    "truncate": (_path, _size),
-    "rewrite": (_new_path, _size, _tag),
-    "append": (_path, _size, _tag),
-    "content": (_path,),
-    "map_read": (_path, _offsets, _size),
-    "map_write": (_path, _offsets, _size, _tag),
-    "open": (_slots, _new_path, _flags, _modes),
-    "close": (_opened,),
-    "read": (_opened, _size),
-    "write": (_opened, _size, _tag),
-    "pread": (_opened, _offsets, _size),
-    "pwrite": (_opened, _offsets, _size, _tag),
-    "seek": (_opened, _offsets, st.integers(0, 4)),
-    "ftruncate": (_opened, _size),
-    "fallocate": (_opened, st.sampled_from((0, 1, 3)), _offsets, _size),
-    "copy_range": (_opened, _offsets, _opened, _offsets, _size),
-    "fsync": (_opened,),
-    "fstat": (_opened,),
-    "fchmod": (_opened, _modes),
-    "fchown": (_opened, _owner, _owner),
-    "futimens": (_opened, _time),
-    "fsetxattr": (_opened, trees.xattr_names, trees.xattr_values),
-    "fgetxattr": (_opened, trees.xattr_names),
-    "flink": (_opened, _new_path),
-    "map": (_opened,),
-    "unmap": (_opened,),
-    "peek": (_opened, _offsets, _size),
-    "listdir": (_directory,),
-    "list_by_parts": (_directory,),
-    "opendir": (_slots, _directory),
-    "readdir": (_slots,),
-}
-
-#: Operations that are drawn only while a file is open.
-ON_OPEN_FILES = {name for name, drawn in ARGUMENTS.items() if drawn[:1] == (_opened,)}
-
-# Operations that the machine draws as one rule. Each rule is as likely as any other, and looking
-# must not crowd out changing.
-_TOGETHER = {
-    "look": ("stat", "lstat", "access", "readlink", "getxattr", "listxattr"),
-    "look_inside": ("content", "map_read", "listdir", "list_by_parts"),
-    "list": ("opendir", "readdir"),
-    "change_rights": ("chmod", "chown"),
-    "change_xattrs": ("setxattr", "removexattr"),
-    "map_opened": ("map", "peek", "unmap", "close"),
-}
-_joined = {name for together in _TOGETHER.values() for name in together}
-#: The machine's rules, each with the operations that it draws from.
-RULES = _TOGETHER | {name: (name,) for name in ARGUMENTS if name not in _joined}
-
-
-def steps(rule: str) -> st.SearchStrategy[Step]:
-    return st.one_of(*(st.tuples(st.just(name), *ARGUMENTS[name]) for name in RULES[rule]))
-
-
-def resolve(step: Step, choices: Mapping[type, Sequence[Any]]) -> Step:
-    """The step with one of the choices in the place of each `Existing`, `Fresh` and `Opened`."""
-
-    def resolved(item: Any) -> Any:
-        among = choices.get(type(item))
-        return among[item.number % len(among)] if among else item
-
-    return tuple(map(resolved, step))

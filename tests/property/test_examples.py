@@ -107,7 +107,9 @@ EXAMPLES = (
     ),
     Example(
         name="files that nobody may write are changed by root",
-        lowers=[branch(a=File(mode=0o444, size=7), b=Dir(mode=0o555, children={"a": File(mode=0)}))],
+        lowers=[
+            branch(a=File(mode=0o444, size=7), b=Dir(mode=0o555, children={"a": File(mode=0)}))
+        ],
         steps=[
             ("append", "a", 7, "x"),
             ("rewrite", "b/a", 7, "x"),
@@ -141,7 +143,7 @@ EXAMPLES = (
     ),
     Example(
         name="a listing goes on while names come and go",
-        lowers=[branch(**{name: TEXT for name in "abc"}), branch(**{name: TEXT for name in "cd"})],
+        lowers=[branch(a=TEXT, b=TEXT, c=TEXT), branch(c=TEXT, d=TEXT)],
         steps=[
             ("opendir", 0, "."),
             ("unlink", "a"),

@@ -4,8 +4,8 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 NAMES = "abc"
 DEPTH = 3
 OWNERS = (0, 1000)
+#: A target of symbolic links that never exists, whatever is made of `NAMES`.
+NOWHERE = "nowhere/at/all"
 #: The types `os.mknod` makes.
 KINDS = {"file": stat.S_IFREG, "fifo": stat.S_IFIFO, "char": stat.S_IFCHR, "socket": stat.S_IFSOCK}
 #: Of the memory driver, harmless to open: null and full.
@@ -70,7 +72,7 @@ class Dir(Node):
 @dataclass(frozen=True, repr=False)
 class Symlink(Node):
     mode: int = 0o777
-    target: str = "a"
+    target: str = NOWHERE
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,7 +105,7 @@ xattr_names = st.sampled_from(("user.a", "user.b"))
 xattr_values = st.sampled_from((b"", b"1", b"2" * 300))
 names = st.sampled_from(NAMES)
 paths = st.lists(names, min_size=1, max_size=DEPTH).map("/".join)
-targets = st.one_of(paths, st.sampled_from(("..", "../a", ".", "nowhere")))
+targets = st.one_of(paths, st.sampled_from(("..", "../a", ".", NOWHERE)))
 devices = st.sampled_from(DEVICES)
 kinds = st.sampled_from(sorted(KINDS))
 
@@ -114,42 +116,81 @@ _attributes = _owned | {
 }
 
 
-def _nodes(depth: int, links: bool) -> st.SearchStrategy[Node]:
-    file = st.builds(File, tag=tags, size=sizes, hole=st.sampled_from((0, 8192)), **_attributes)
+def stacks(targets: st.SearchStrategy[str], links: bool, most: int) -> st.SearchStrategy[list[Dir]]:
+    """The lowers of a union, the topmost first.
+
+    `targets` are those of symbolic links; `links`: with hard links; `most`: how many branches.
+    """
     special = st.one_of(
         st.builds(Symlink, target=targets, **_owned),
         st.builds(Special, mode=modes, **_owned),
         st.builds(Special, kind=st.just("char"), device=devices, mode=modes, **_owned),
         *[st.builds(Link, to=paths)] * links,
     )
-    if depth == 1:
-        return st.one_of(file, special, st.builds(Whiteout))
-    directory = _directories(depth - 1, links)
-    # Directories twice: trees would hardly be deep.
-    return st.one_of(directory, file, special, st.builds(Whiteout), directory)
+    file = st.builds(File, tag=tags, size=sizes, hole=st.sampled_from((0, 8192)), **_attributes)
+    node: st.SearchStrategy[Node] = st.one_of(file, special, st.builds(Whiteout))
+    for _ in range(1, DEPTH):
+        directory = st.builds(
+            Dir,
+            children=_children(node),
+            opaque=st.booleans(),
+            **_attributes | {"mode": directory_modes},
+        )
+        # Directories twice, or trees would hardly be deep.
+        node = st.one_of(directory, file, special, st.builds(Whiteout), directory)
+    # The root of a lower has no marks and no attributes of its own.
+    branch = st.builds(Dir, children=_children(node))
+    return st.lists(branch, min_size=1, max_size=most)
 
 
-def _children(depth: int, links: bool) -> st.SearchStrategy[dict[str, Node]]:
-    return st.fixed_dictionaries({}, optional={name: _nodes(depth, links) for name in NAMES})
+def _children(node: st.SearchStrategy[Node]) -> st.SearchStrategy[dict[str, Node]]:
+    some = st.fixed_dictionaries(dict.fromkeys(NAMES, st.one_of(node, st.none(), node)))
+    return some.map(lambda children: {name: node for name, node in children.items() if node})
 
 
-def _directories(depth: int, links: bool) -> st.SearchStrategy[Dir]:
-    return st.builds(
-        Dir,
-        children=_children(depth, links),
-        opaque=st.booleans(),
-        **_attributes | {"mode": directory_modes},
-    )
+# What a stack shows
 
 
-def branches(links: bool) -> st.SearchStrategy[Dir]:
-    """One lower; its root has no marks and no attributes of its own."""
-    return st.builds(Dir, children=_children(DEPTH, links))
+def merged(stack: Sequence[Dir], root: Dir) -> Dir:
+    """The one plain tree that a union of these lowers is, `root` being its upper."""
+    return replace(root, children=_Merging().children("", [(lower, lower) for lower in stack]))
 
 
-def stacks(links: bool) -> st.SearchStrategy[list[Dir]]:
-    """The lowers of a union, the topmost first. `links`: with hard links in them."""
-    return st.lists(branches(links), min_size=1, max_size=4)
+class _Merging:
+    def __init__(self) -> None:
+        self._first: dict[int, str] = {}  # the path of each file met, by the node's identity
+
+    def children(self, path: str, stack: Sequence[tuple[Dir, Dir]]) -> dict[str, Node]:
+        """What a merged directory shows; `stack` has its directories, each with its branch."""
+        names = sorted({name for directory, _ in stack for name in directory.children})
+        shown = {name: self._child(f"{path}{name}", name, stack) for name in names}
+        return {name: node for name, node in shown.items() if node}
+
+    def _child(self, path: str, name: str, stack: Sequence[tuple[Dir, Dir]]) -> Node | None:
+        found: list[tuple[Dir, Dir]] = []
+        for directory, branch in stack:
+            node = directory.children.get(name)
+            if isinstance(node, Link):
+                node = linked(branch, node)
+            if isinstance(node, Dir):
+                found.append((node, branch))
+            if (isinstance(node, Dir) and not node.opaque) or node is None:
+                continue
+            if not found and not isinstance(node, Whiteout):
+                first = self._first.setdefault(id(node), path)
+                return node if first == path else Link(to=first)
+            break
+        if not found:
+            return None
+        return replace(found[0][0], opaque=False, children=self.children(f"{path}/", found))
+
+
+def linked(branch: Dir, link: Link) -> Node | None:
+    """The file that a hard link is another name of; None if it is none that can be linked."""
+    node: Node | None = branch
+    for name in link.to.split("/"):
+        node = node.children.get(name) if isinstance(node, Dir) else None
+    return None if isinstance(node, (Dir, Link, Whiteout)) else node
 
 
 # On disk
@@ -157,7 +198,7 @@ def stacks(links: bool) -> st.SearchStrategy[list[Dir]]:
 
 def build(root: Path, tree: Dir, whiteout: str) -> None:
     """Make the directory `root` and `tree` in it; `whiteout` is "aufs" or "overlay"."""
-    links: dict[Path, Path] = {}
+    links: dict[Path, Link] = {}
     directories: list[tuple[Path, Dir]] = []
 
     def make(path: Path, node: Node) -> None:
@@ -170,7 +211,7 @@ def build(root: Path, tree: Dir, whiteout: str) -> None:
                 for name, child in node.children.items():
                     make(path / name, child)
             case Link():
-                links[path] = root / node.to
+                links[path] = node
             case Whiteout():
                 if whiteout == "aufs":
                     path.with_name(f".wh.{path.name}").touch()
@@ -191,9 +232,9 @@ def build(root: Path, tree: Dir, whiteout: str) -> None:
                 _set_attributes(path, node)
 
     make(root, tree)
-    for path, source in links.items():
-        if os.path.lexists(source) and not source.is_dir() and not is_whiteout(source):
-            os.link(source, path)
+    for path, link in links.items():
+        if linked(tree, link):
+            os.link(root / link.to, path, follow_symlinks=False)
     for path, directory in reversed(directories):
         _set_attributes(path, directory)
 
@@ -271,11 +312,23 @@ class Found(NamedTuple):
     attributes: Attributes
     xattrs: dict[str, str]
     content: str | None
+    same_as: str | None  #: the first path of the same inode
 
 
 def scan(root: Path, phantoms: bool = False) -> dict[str, Found]:
     """Everything below `root`, and the root itself as "."; see `names_in` for `phantoms`."""
-    return {str(path.relative_to(root)): _found(path) for path in walk(root, phantoms)}
+    first: dict[int, str] = {}
+    found = {}
+    for path in walk(root, phantoms):
+        name = str(path.relative_to(root))
+        same = first.setdefault(path.lstat().st_ino, name)
+        found[name] = _found(path, same if same != name else None)
+    return found
+
+
+def inodes(root: Path, phantoms: bool = False) -> dict[str, int]:
+    """The inode number of everything that `scan` finds."""
+    return {str(path): path.lstat().st_ino for path in walk(root, phantoms)}
 
 
 def names_in(directory: Path, phantoms: bool) -> list[str]:
@@ -285,7 +338,18 @@ def names_in(directory: Path, phantoms: bool) -> list[str]:
     the name is looked up: stray-whiteouts in docs/differences.md.
     """
     listed = sorted(os.listdir(directory))
-    return [name for name in listed if not phantoms or os.path.lexists(directory / name)]
+    return [name for name in listed if not (phantoms and is_phantom(directory / name))]
+
+
+def is_phantom(path: Path) -> bool:
+    """Whether a name that was listed is not there."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except PermissionError:  # a directory that may be read but not searched
+        return False
+    return False
 
 
 def walk(path: Path, phantoms: bool) -> Iterator[Path]:
@@ -296,11 +360,11 @@ def walk(path: Path, phantoms: bool) -> Iterator[Path]:
             yield from walk(path / name, phantoms)
 
 
-def _found(path: Path) -> Found:
+def _found(path: Path, same_as: str | None) -> Found:
     status = path.lstat()
     data = None
     if stat.S_ISREG(status.st_mode):
         data = digest(path.read_bytes())
     elif stat.S_ISLNK(status.st_mode):
         data = os.readlink(path)
-    return Found(attributes(status), xattrs(path), data)
+    return Found(attributes(status), xattrs(path), data, same_as)

@@ -1,4 +1,4 @@
-"""What is compared: each union filesystem behind the same two calls."""
+"""What is compared: each union filesystem behind the same three calls."""
 
 import subprocess
 from collections.abc import Sequence
@@ -11,6 +11,8 @@ import unionfs
 from tests.mounted.harness import watchdog
 
 from . import libc
+from .operations import Operations, Outcome, Step
+from .trees import Attributes, Found
 
 #: No sequence takes this long: a mount that hangs is aborted, and the comparison fails.
 LIFE_SECONDS = 60
@@ -26,19 +28,59 @@ class Layout:
     mountpoint: Path
 
 
+class Program(Protocol):
+    """What uses a mount: it performs steps, and holds files open between them."""
+
+    @property
+    def opened(self) -> list[int]: ...
+    def perform(self, step: Step) -> Outcome: ...
+    def scan(self) -> dict[str, Found]: ...
+    def inodes(self) -> dict[str, int]: ...
+    def close_all(self) -> None: ...
+
+
 class Union(Protocol):
     """A union filesystem that can be mounted, one mount at a time."""
 
-    #: The format of whiteouts that it writes, and that its lowers are built in.
+    #: The format of whiteouts that it writes and that its lowers are built in: "aufs", "overlay",
+    #: or "none" for a plain tree in the place of the mount.
     whiteout: str
-    #: Whether its listings show names that do not exist (stray-whiteouts in docs/differences.md).
-    phantoms: bool
-    #: Whether a mapping made before a file was copied up shows the old content for ever
-    #: (stale-mappings in docs/differences.md).
-    stale_mappings: bool
 
     def mount(self, layout: Layout) -> None: ...
     def unmount(self) -> None: ...
+    def program(self, layout: Layout) -> Program: ...
+
+
+class Reference(Union, Protocol):
+    """A union that another one is compared with."""
+
+    def explains(self, step: Step, own: Outcome, other: Outcome) -> str | None:
+        """The row of docs/differences.md that a step's different outcome is, if it is one."""
+
+
+@dataclass
+class Plain:
+    """What the union of the lowers shows, as one plain tree of the filesystem below."""
+
+    whiteout: str = "none"
+    _mounted: Path | None = None
+
+    def mount(self, layout: Layout) -> None:
+        # On itself, so that leaving it by ".." is as it is with a filesystem of its own.
+        tree = layout.mountpoint
+        libc.mount(str(tree), tree, "", "", libc.MS_BIND)
+        self._mounted = tree
+
+    def unmount(self) -> None:
+        if self._mounted:
+            libc.unmount(self._mounted)
+            self._mounted = None
+
+    def program(self, layout: Layout) -> Program:
+        return Operations(layout.mountpoint, keeps_time=True)
+
+    def explains(self, step: Step, own: Outcome, other: Outcome) -> str | None:
+        return None
 
 
 @dataclass
@@ -47,8 +89,6 @@ class Kernel:
 
     options: str = "redirect_dir=off,index=off,metacopy=off"
     whiteout: str = "overlay"
-    phantoms: bool = True
-    stale_mappings: bool = True
     _mounted: Path | None = None
 
     def mount(self, layout: Layout) -> None:
@@ -62,14 +102,23 @@ class Kernel:
             libc.unmount(self._mounted)
             self._mounted = None
 
+    def program(self, layout: Layout) -> Program:
+        return Operations(layout.mountpoint, phantoms=True, stale_mappings=True, keeps_time=True)
+
+    def explains(self, step: Step, own: Outcome, other: Outcome) -> str | None:
+        match step[0], own, other:
+            case "fstat", Attributes(nlink=1), Attributes(nlink=0) if own == other._replace(
+                nlink=1
+            ):
+                return "unlinked-nlink"
+        return None
+
 
 @dataclass
 class FuseOverlayfs:
     """Debian's fuse-overlayfs, which is known to differ: it shows what the comparison finds."""
 
     whiteout: str = "overlay"
-    phantoms: bool = False
-    stale_mappings: bool = True
     _daemon: subprocess.Popen[bytes] | None = None
     _mounted: Path | None = None
 
@@ -90,14 +139,16 @@ class FuseOverlayfs:
             self._daemon.wait(LIFE_SECONDS)
             self._daemon = self._mounted = None
 
+    def program(self, layout: Layout) -> Program:
+        return Operations(layout.mountpoint, stale_mappings=True)
+
 
 @dataclass
 class Unionfs:
     """Ours. Its daemon is forked from this process: nothing has to be started."""
 
     whiteout: str = "aufs"
-    phantoms: bool = False
-    stale_mappings: bool = False
+    rename_dir: str = "exdev"
     _mounted: ExitStack = field(default_factory=ExitStack)
 
     def mount(self, layout: Layout) -> None:
@@ -107,10 +158,13 @@ class Unionfs:
             layout.mountpoint,
             workdir=layout.work,
             whiteout=self.whiteout,
-            rename_dir="exdev",
+            rename_dir=self.rename_dir,
         )
         self._mounted.enter_context(watchdog(layout.mountpoint, LIFE_SECONDS))
         self._mounted.enter_context(session)
 
     def unmount(self) -> None:
         self._mounted.close()
+
+    def program(self, layout: Layout) -> Program:
+        return Operations(layout.mountpoint)

@@ -1,0 +1,21 @@
+"""Random sequences on the union without a mount, and on the plain tree that it stands for."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import strategies as st
+
+from .machine import SETTINGS, compare
+from .steps import Draw
+from .trees import NOWHERE
+from .unions import Plain
+from .unmounted import TreeOperations, Unmounted
+
+DRAW = Draw(TreeOperations, targets=st.just(NOWHERE))
+
+
+@pytest.mark.timeout(300 + SETTINGS.max_examples)
+@pytest.mark.parametrize("whiteout", ["aufs", "overlay"])
+def test_union_is_the_plain_tree_that_it_shows(arena: Path, whiteout: str) -> None:
+    sequences = 2 * SETTINGS.max_examples
+    compare(arena, Plain, lambda: Unmounted(whiteout), sequences=sequences, draw=DRAW)

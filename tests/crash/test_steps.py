@@ -10,12 +10,12 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import Union, detach, only_unionfs
+from tests.mounted.harness import Union, only_unionfs
 from tests.mounted.tracing import needs_strace, traced
 from tests.mounted.trees import Entry, assert_same, branch, build, differences, snapshot
 from tests.mounted.users import as_user
@@ -140,16 +140,6 @@ QUICK = {
 }
 
 Tree = dict[str, Entry]
-
-
-@pytest.fixture
-def memory(place: Path) -> Iterator[Path]:
-    """A directory in memory: SIGKILL asks nothing of the disk, which would only take its time."""
-    directory = place / "memory"
-    directory.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", directory], check=True)
-    yield directory
-    detach(directory)
 
 
 class Case:

@@ -4,6 +4,6 @@ import pytest
 
 pytest.register_assert_rewrite("tests.mounted.harness", "tests.mounted.trees")
 
-from tests.mounted.harness import place  # noqa: E402
+from tests.mounted.harness import memory, place  # noqa: E402
 
-__all__ = ["place"]
+__all__ = ["memory", "place"]

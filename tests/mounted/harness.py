@@ -238,3 +238,13 @@ def place(request: pytest.FixtureRequest) -> Iterator[Path]:
             detach(point)
         # Not shutil.rmtree: trees deeper than PATH_MAX are among what is left here.
         subprocess.run(["rm", "-rf", str(directory)], check=True)
+
+
+@pytest.fixture
+def memory(place: Path) -> Iterator[Path]:
+    """A directory in memory, for what the disk would only make slow; root only."""
+    directory = place / "memory"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512m", "tmpfs", directory], check=True)
+    yield directory
+    detach(directory)

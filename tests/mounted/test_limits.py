@@ -9,6 +9,7 @@ import pytest
 
 from tests.mounted.harness import PEER, Union, fails_with, only_unionfs
 from tests.mounted.trees import build, snapshot
+from unionfs.errors import FilesystemLacks
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -177,31 +178,50 @@ def test_attributes_of_a_link_into_the_mount(place: Path) -> None:
 
 
 @only_unionfs
-def test_a_union_in_a_union(place: Path) -> None:
-    """Whiteouts, opaque directories and private names of the inner union are the outer's files."""
-    outer = Union(place / "outer", whiteout="overlay")
-    build(outer.lower, {"low/file": "x", "low/dir/a": "a", "low/dir/b": "b", "up": None})
+@pytest.mark.parametrize("whiteout", ["aufs", "overlay"])
+def test_a_union_of_unions(place: Path, whiteout: str) -> None:
+    """What a union shows is a lower like any other: its own whiteouts and marks stay hidden."""
+    outer = Union(place / "outer", whiteout=whiteout)
+    build(outer.lower, {"file": "x", "gone": "x", "dir/a": "a", "dir/b": "b", "remade/old": "x"})
     with outer:
-        inner = Union(place / "inner", lowers=0, whiteout="aufs")
-        inner.lowers = [outer.mountpoint / "low"]
-        inner.upper = outer.mountpoint / "up"
+        root = outer.mountpoint
+        (root / "gone").unlink()
+        (root / "remade/old").unlink()
+        (root / "remade").rmdir()
+        (root / "remade").mkdir()
+        (root / "dir/a").write_text("outer")
+        inner = Union(place / "inner", whiteout=whiteout)
+        build(inner.lower, {"gone": "below", "remade/below": "below", "dir/c": "c"})
+        inner.lowers.insert(0, root)
         with inner:
-            root = inner.mountpoint
-            (root / "file").unlink()
-            (root / "dir/a").write_text("changed")
-            (root / "dir/b").rename(root / "c")
-            os.setxattr(root / "dir", "user.note", b"1")
-            seen = snapshot(root)
-            assert sorted(seen) == [".", "c", "dir", "dir/a"]
-        with inner:
-            assert snapshot(inner.mountpoint) == seen
+            assert (inner.mountpoint / "gone").read_text() == "below"
+            assert os.listdir(inner.mountpoint / "remade") == ["below"]
+            assert sorted(os.listdir(inner.mountpoint / "dir")) == ["a", "b", "c"]
+            assert os.listxattr(inner.mountpoint / "remade") == []
+            (inner.mountpoint / "dir/a").write_text("inner")
+            (inner.mountpoint / "dir/b").unlink()
+            (inner.mountpoint / "file").rename(inner.mountpoint / "moved")
+            seen = snapshot(inner.mountpoint)
+        assert (root / "dir/a").read_text() == "outer"
+        assert (root / "dir/b").read_text() == "b"
         outer.remount()
         with inner:
             assert snapshot(inner.mountpoint) == seen
-            subprocess.run(["rm", "-rf", inner.mountpoint / "dir"], check=True)
-            (inner.mountpoint / "dir").mkdir()
-            assert sorted(snapshot(inner.mountpoint)) == [".", "c", "dir"]
-        assert sorted(os.listdir(outer.mountpoint / "low/dir")) == ["a", "b"]
+
+
+@only_unionfs
+@pytest.mark.parametrize("whiteout", ["aufs", "overlay"])
+def test_an_upper_on_a_union_is_refused(place: Path, whiteout: str) -> None:
+    """A union lets nobody create whiteouts, in neither format: it cannot hold an upper."""
+    outer = Union(place / "outer")
+    with outer:
+        inner = Union(place / "inner", whiteout=whiteout, workdir=outer.mountpoint / "work")
+        inner.upper = outer.mountpoint / "upper"
+        for name in ("work", "upper"):
+            (outer.mountpoint / name).mkdir()
+        with pytest.raises(FilesystemLacks, match="upper"):
+            inner.mount()
+        assert os.listdir(inner.upper) == []
 
 
 @only_unionfs

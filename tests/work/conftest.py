@@ -6,10 +6,10 @@ import pytest
 
 pytest.register_assert_rewrite("tests.mounted.harness", "tests.mounted.trees", "tests.work.twins")
 
-from tests.mounted.harness import place  # noqa: E402
+from tests.mounted.harness import memory, place  # noqa: E402
 from tests.work.twins import PLACEMENTS, Twins  # noqa: E402
 
-__all__ = ["place"]
+__all__ = ["memory", "place"]
 
 
 @pytest.fixture(params=PLACEMENTS)

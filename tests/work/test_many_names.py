@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import PEER, Union
+from tests.mounted.harness import PEER, Union, needs_root
 
 COUNT = 100_000
 #: What the daemon may hold for 100,000 names that the kernel may ask for again, in bytes: about
@@ -56,8 +56,9 @@ def check_and_remove(union: Union, directory: Path) -> None:
         assert descriptors(union.pid) < 1024
 
 
-def test_in_the_upper(place: Path) -> None:
-    with Union(place) as union:
+@needs_root
+def test_in_the_upper(memory: Path) -> None:
+    with Union(memory) as union:
         directory = union.mountpoint / "many"
         directory.mkdir()
         for name in names():
@@ -66,8 +67,9 @@ def test_in_the_upper(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_in_a_lower(place: Path) -> None:
-    union = Union(place, lowers=2)
+@needs_root
+def test_in_a_lower(memory: Path) -> None:
+    union = Union(memory, lowers=2)
     for lower, share in zip(union.lowers, (names()[::2], names()[1::2]), strict=True):
         (lower / "many").mkdir()
         for name in share:

@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-VERBS = ("mount", "status", "where")
+VERBS = ("check", "mount", "status", "where")
 
 
 def main() -> int:

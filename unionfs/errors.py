@@ -217,3 +217,20 @@ class PathUnusable(UnionfsError):
 
     message = "{path}: {reason}"
     exit_code = 51
+
+
+# --- checking an upper ---
+
+
+class InconsistenciesRemain(UnionfsError):
+    """A check has found errors, and not repaired all of them."""
+
+    message = "{path} has {count} error(s), named above: see docs/check.md for each"
+    exit_code = 60
+
+
+class InconsistenciesRepaired(UnionfsError):
+    """A check has found errors and repaired all of them."""
+
+    message = "{path} had {count} error(s), all repaired: it can be mounted"
+    exit_code = 61

@@ -1,0 +1,123 @@
+"""What an upper and its work directory must satisfy, and the repair of what does not.
+
+    findings = check(upper_fd)
+
+The rules are those of docs/format.md; `findings.KINDS` has one entry for each way to break them.
+Nobody may use the upper meanwhile (`unionfs-check` holds the lock that a mount takes).
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from typing import NamedTuple
+
+from unionfs.check.attributes import Numbers, check_foreign, read_private
+from unionfs.check.findings import KINDS, Finding, Kind, Report
+from unionfs.check.links import Links
+from unionfs.check.lowers import Lowers
+from unionfs.check.marks import Directory, check_names, check_opaque
+from unionfs.check.walk import open_directory, walk
+from unionfs.check.workdirs import check_workdir
+from unionfs.whiteout import is_reserved, is_whiteout_device
+
+__all__ = ["KINDS", "Finding", "Kind", "check"]
+
+
+def check(
+    upper: int, workdir: int | None = None, lowers: Sequence[int] = (), *, repair: bool = False
+) -> list[Finding]:
+    """Name every inconsistency of an upper.  Arguments are descriptors of directories.
+
+    `workdir` is the work directory where it is not the default one inside the upper.  With
+    the `lowers` (topmost first) more is found: what says something about names below.  With
+    `repair` what can be put right is, if that neither loses data nor changes what the union shows.
+
+    Raises OSError when the upper itself cannot be read, or changes meanwhile.
+    """
+    report = Report(repair=repair)
+    with ExitStack() as opened:
+        root = open_directory(upper, ".")
+        opened.callback(os.close, root)
+        below = opened.enter_context(closing(Lowers(root, lowers))) if lowers else None
+        links_fd, links_path = check_workdir(report, opened, root, workdir)
+        links = Links(report, links_fd, links_path)
+        numbers = Numbers(report)
+        visitor = _Visitor(report, numbers, links, below, os.fstat(root).st_dev)
+        first = _Above(read_private(root, "."), False)
+        numbers.take(os.fstat(root).st_ino, 0, "")
+        walk(root, visitor.visit, first, report.unreadable)
+        visible = None
+        if below is not None and not links.empty:
+            visible = below.count_names(links.numbers)
+        links.finish(numbers, visible)
+        numbers.finish()
+    return report.findings
+
+
+class _Above(NamedTuple):
+    """What is known of a directory from the one above it."""
+
+    attributes: dict[str, bytes]
+    closed: bool
+
+
+class _Visitor:
+    """Looks at one directory after the other."""
+
+    def __init__(
+        self,
+        report: Report,
+        numbers: Numbers,
+        links: Links,
+        below: Lowers | None,
+        device: int,
+    ) -> None:
+        self._report = report
+        self._numbers = numbers
+        self._links = links
+        self._below = below
+        self._device = device
+
+    def visit(self, fd: int, path: str, above: _Above) -> list[tuple[str, _Above]]:
+        directory = Directory(fd, path, above.attributes, {}, above.closed)
+        directory.entries = self._list(directory)
+        opaque = check_opaque(self._report, directory)
+        impure = self._numbers.check_impure(directory)
+        shown_below = None if self._below is None else self._below.names
+        beside = check_names(self._report, directory, opaque, shown_below)
+        subdirectories = []
+        for name, status in directory.entries.items():
+            if is_reserved(name) or is_whiteout_device(status):
+                continue
+            if status.st_dev != self._device:
+                self._report.add("other-filesystem", directory.path_of(name))
+                continue
+            try:
+                attributes = read_private(fd, name)
+            except OSError as error:
+                self._report.unreadable(directory.path_of(name), error)
+                continue
+            check_foreign(self._report, directory.path_of(name), attributes)
+            self._numbers.check_entry(directory, impure, name, attributes)
+            if stat.S_ISDIR(status.st_mode):
+                closed = opaque or directory.closed or name in beside
+                subdirectories.append((name, _Above(attributes, closed)))
+            else:
+                self._links.seen_in_upper(status.st_ino)
+        return subdirectories
+
+    def _list(self, directory: Directory) -> dict[str, os.stat_result]:
+        """The entries in a fixed order, so that one upper gives the same findings each time."""
+        entries: dict[str, os.stat_result] = {}
+        try:
+            names = sorted(os.listdir(directory.fd))
+        except OSError as error:
+            self._report.unreadable(directory.path, error)
+            return entries
+        for name in names:
+            try:
+                entries[name] = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+            except OSError as error:
+                self._report.unreadable(directory.path_of(name), error)
+        return entries

@@ -62,6 +62,7 @@ class Exerciser:
         *,
         initial: bytes | None = None,
         limit: int = 1 << 18,
+        seek_sees_mappings: bool = True,
         remount: Callable[[], object] | None = None,
         drop_caches: Callable[[], object] | None = None,
     ) -> None:
@@ -74,6 +75,7 @@ class Exerciser:
         self._log: deque[str] = deque(maxlen=10_000)
         self._done = 0
         self._remount, self._drop_caches = remount, drop_caches
+        self._seek_sees_mappings = seek_sees_mappings
         self._direct_works = True
         self._mapping: mmap.mmap | None = None
         self._memory = mmap.mmap(-1, limit + BLOCK)  # aligned, for O_DIRECT
@@ -363,6 +365,8 @@ class Exerciser:
 
     def _seek(self) -> None:
         """What SEEK_HOLE calls a hole reads as zeros; the two lead to the end of the file."""
+        if self._mapping is not None and not self._seek_sees_mappings:
+            self._mapping.flush()
         position, size = self._start(len(self._model)), len(self._model)
         self._note(f"seek from {position}")
         while position < size:

@@ -9,9 +9,11 @@ import pytest
 from tests.posix import differences, process
 from tests.posix.places import KINDS, NEEDS, Mounted
 
-#: The places of the normal run; UNIONFS_TEST_PLACES names others, separated by commas.
-_DEFAULT = [name for name in KINDS if not name.startswith("fuseoverlayfs")]
+#: The places of the normal run; UNIONFS_TEST_PLACES names others (KINDS) or "all", by commas.
+_DEFAULT = ["plain", "overlay-merged", *(kind for kind in KINDS if kind.startswith("unionfs-"))]
 PLACES = os.environ.get("UNIONFS_TEST_PLACES", ",".join(_DEFAULT)).split(",")
+if PLACES == ["all"]:
+    PLACES = [kind for kind in KINDS if not kind.startswith("fuseoverlayfs")]
 
 #: pytest sets a failed session fixture up again for each case: once is enough.
 _unmountable: set[str] = set()
@@ -26,6 +28,7 @@ _number = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "remounted(check): check(place, result) after a remount")
     config.addinivalue_line("markers", "given(tree): what the case finds in its directory")
     config.addinivalue_line(
         "markers", f"needs(*what): what the case cannot do without: {', '.join(NEEDS)}"
@@ -80,7 +83,7 @@ def mounted(request: pytest.FixtureRequest) -> Iterator[Mounted]:
     except Exception:
         _unmountable.add(name)
         raise
-    worker = place.worker(lambda number: _execute(request.session.items[number], place))
+    worker = place.worker(lambda what: _execute(request.session.items[what[0]], place, *what[1:]))
     _workers[name] = worker
     yield place
     worker.close()
@@ -101,7 +104,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if name in _hung_in:
         pytest.fail(f"{name} was aborted when it hung in {_hung_in[name]}", pytrace=False)
     try:
-        failure = _workers[name].call(pyfuncitem.stash[_number])
+        failure, facts = _workers[name].call((pyfuncitem.stash[_number], False, None))
+        if failure is None and pyfuncitem.get_closest_marker("remounted"):
+            _workers[name].close()  # what a case left open would keep the place busy
+            pyfuncitem.funcargs["mounted"].remount()
+            failure, _ = _workers[name].call((pyfuncitem.stash[_number], True, facts))
     except process.Hung as error:
         _hung_in[name] = pyfuncitem.name
         failure = f"Hung: {error}"
@@ -111,19 +118,29 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-def _execute(item: pytest.Item, mounted: Mounted) -> str | None:
-    """In the child: run one case; the report of its failure, or None."""
+def _execute(
+    item: pytest.Item, mounted: Mounted, remounted: bool, facts: object
+) -> tuple[str | None, object]:
+    """In the child: run one case; the report of its failure, or None, and what it returned.
+
+    A case marked `remounted(check)` is followed, after the place was mounted again, by
+    check(place, what the case returned).
+    """
     assert isinstance(item, pytest.Function)
-    arguments = {
-        name: item.callspec.params[name]
-        for name in item._fixtureinfo.argnames
-        if name != "place"
-    }
+    place = mounted.place(item.stash[_case_directory])
     try:
-        item.obj(place=mounted.place(item.stash[_case_directory]), **arguments)
+        if remounted:
+            mark = item.get_closest_marker("remounted")
+            assert mark is not None
+            return None, mark.args[0](place, facts)
+        arguments = {
+            name: item.callspec.params[name]
+            for name in item._fixtureinfo.argnames
+            if name != "place"
+        }
+        return None, item.obj(place=place, **arguments)
     except BaseException:
-        return str(item.repr_failure(pytest.ExceptionInfo.from_current()))
-    return None
+        return str(item.repr_failure(pytest.ExceptionInfo.from_current())), None
 
 
 def _judge(item: pytest.Function, place: str, failure: str | None) -> None:

@@ -8,7 +8,9 @@ host whatever happens; each case is a child that enters that namespace.
 import contextlib
 import os
 import pwd
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
+
+import pytest
 
 from tests.posix import calls, process, trees
 
@@ -35,6 +39,8 @@ NEEDS = {
     "devices": "needs CAP_MKNOD in the first user namespace",
     "trusted": "needs CAP_SYS_ADMIN in the first user namespace",
     "flags": "needs CAP_LINUX_IMMUTABLE in the first user namespace",
+    "caches": "needs to write to /proc/sys/vm/drop_caches, which is for root",
+    "time": "takes long, so it runs in one place of each filesystem",
 }
 
 #: The host's first id of the user namespace's ids 0..65535.
@@ -103,24 +109,24 @@ class Kind:
     #: The branches, by their names in Layout, over which the given trees are spread.
     spread: Sequence[str]
     lowers: Sequence[str] = ("lower",)
-    can: frozenset[str] = frozenset(NEEDS)
+    can: frozenset[str] = frozenset(NEEDS) - {"time"}
     #: "root", "namespace" (root of a user namespace) or "user".
     caller: str = "root"
 
 
 _NAMESPACE = frozenset({"users"})
-_ALL_BRANCHES = ("upper", "lower", "lower2")
+_ALL_BRANCHES = ("lower", "upper", "lower2")
 _TWO = ("lower", "lower2")
 
 KINDS: Mapping[str, Kind] = {
-    "plain": Kind(_plain, ["upper"]),
+    "plain": Kind(_plain, ["upper"], can=frozenset(NEEDS)),
     "plain-namespace": Kind(_plain, ["upper"], can=_NAMESPACE, caller="namespace"),
     "plain-user": Kind(_plain, ["upper"], can=frozenset(), caller="user"),
     "overlay-upper": Kind(_overlay, ["upper"]),
     "overlay-lower": Kind(_overlay, ["lower"]),
     "overlay-merged": Kind(_overlay, _ALL_BRANCHES, _TWO),
     "fuseoverlayfs-lower": Kind(_fuse_overlayfs, ["lower"]),
-    "unionfs-upper": Kind(_unionfs, ["upper"]),
+    "unionfs-upper": Kind(_unionfs, ["upper"], can=frozenset(NEEDS)),
     "unionfs-lower": Kind(_unionfs, ["lower"]),
     "unionfs-merged": Kind(_unionfs, _ALL_BRANCHES, _TWO),
     "unionfs-namespace": Kind(
@@ -140,6 +146,11 @@ class Place:
     def __truediv__(self, name: str) -> str:
         return os.path.join(self.path, name)
 
+    def drop_caches(self) -> None:
+        """Make the kernel forget every clean page, name and inode that nobody uses."""
+        with open("/proc/sys/vm/drop_caches", "w") as file:
+            file.write("3")
+
     def as_user(
         self,
         function: Callable[..., Any],
@@ -155,6 +166,11 @@ class Place:
             return function(*args)
 
         return process.call(act, deadline=process.DEADLINE / 2)
+
+
+def remounted(check: Callable[[Place, Any], object]) -> Any:
+    """Mark a case: the place is mounted anew after it, then check(place, its result) must hold."""
+    return pytest.mark.remounted.with_args(check)
 
 
 class Mounted:
@@ -205,8 +221,14 @@ class Mounted:
         if self._caller == "user":
             process.become(*_ordinary())
 
+    def remount(self) -> None:
+        """Unmount and mount again; a plain directory stays as it is."""
+        os.write(self._leash, b"r")
+        self._await_mount()
+
     def close(self) -> None:
         os.close(self._leash)
+        self._ready.close()
         _, status = os.waitpid(self._keeper, 0)
         os.close(self._mount_namespace)
         os.close(self._user_namespace)
@@ -232,28 +254,41 @@ class Mounted:
 
                 traceback.print_exc()
                 with contextlib.suppress(OSError):
-                    os.write(writer, f"!{error!r}".encode())
+                    os.write(writer, f"{error!r}\n".encode())
             finally:
                 os._exit(status)
         os.close(leash)
         os.close(writer)
-        with os.fdopen(reader, "rb") as pipe:
-            first = pipe.readline()
-            if first == b"namespace\n":
-                # Only a process outside may map more than one id.
-                for which in ("uid_map", "gid_map"):
-                    with open(f"/proc/{self._keeper}/{which}", "w") as file:
-                        file.write(f"0 {_MAPPED} 65536\n")
-                os.write(self._leash, b"m")
-                first = pipe.readline()
-        if not first.startswith(b"mounted "):
+        self._ready = os.fdopen(reader, "rb")
+        try:
+            self._await_mount()
+        except RuntimeError:
             os.close(self._leash)
             os.waitpid(self._keeper, 0)
-            raise RuntimeError(f"{self.name} cannot be mounted: {first.decode()}")
-        _, device, root = first.decode().rstrip("\n").split(" ", 2)
-        self.device, self.root = int(device), root
+            raise
         self._mount_namespace = os.open(f"/proc/{self._keeper}/ns/mnt", os.O_RDONLY)
         self._user_namespace = os.open(f"/proc/{self._keeper}/ns/user", os.O_RDONLY)
+
+    def _await_mount(self) -> None:
+        said = self._hear()
+        if said == "namespace":
+            # Only a process outside may map more than one id.
+            for which in ("uid_map", "gid_map"):
+                with open(f"/proc/{self._keeper}/{which}", "w") as file:
+                    file.write(f"0 {_MAPPED} 65536\n")
+            os.write(self._leash, b"m")
+            said = self._hear()
+        if not said.startswith("mounted "):
+            raise RuntimeError(f"{self.name} cannot be mounted: {said}")
+        _, device, self.root = said.split(" ", 2)
+        self.device = int(device)
+
+    def _hear(self) -> str:
+        """One line from the keeper."""
+        if not select.select([self._ready], [], [], process.DEADLINE)[0]:
+            os.kill(self._keeper, signal.SIGKILL)
+            raise RuntimeError(f"{self.name} is not mounted within {process.DEADLINE} s")
+        return self._ready.readline().decode().rstrip("\n")
 
     def _keep(self, cases: Mapping[str, trees.Tree], leash: int, ready: int) -> None:
         """In the keeper: build, mount, say so, wait for the end of the leash, unmount."""
@@ -278,9 +313,11 @@ class Mounted:
             for path in here:
                 os.chmod(path, 0o777)
         lowers = [getattr(self.layout, name) for name in self.kind.lowers]
-        with self.kind.mount(self.layout, lowers) as root:
-            os.write(ready, f"mounted {os.stat(root).st_dev} {root}\n".encode())
-            os.read(leash, 1)
+        again = True
+        while again:
+            with self.kind.mount(self.layout, lowers) as root:
+                os.write(ready, f"mounted {os.stat(root).st_dev} {root}\n".encode())
+                again = os.read(leash, 1) == b"r"
 
     def abort(self) -> None:
         """Free whoever is stuck in a request that a FUSE daemon does not answer."""

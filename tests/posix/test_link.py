@@ -219,6 +219,7 @@ def test_many_links(place: Place) -> None:
     assert os.stat(place / "file").st_nlink == 1
 
 
+@pytest.mark.needs("time")
 def test_links_have_a_limit(place: Place) -> None:
     """ext4 stops at 65000; a filesystem over it may stop earlier but not pretend."""
     write(place / "0", b"")

@@ -210,6 +210,15 @@ def test_hole_in_a_mapping(place: Place) -> None:
         assert os.fstat(fd).st_blocks * 512 < 1 << 19
 
 
+def test_dirty_page_in_a_hole_is_data(place: Place) -> None:
+    """`cp` skips what SEEK_DATA calls a hole."""
+    with opened(place / "new", os.O_CREAT | os.O_RDWR) as fd:
+        os.ftruncate(fd, 100 * PAGE)
+        with _map(fd) as mapping:
+            mapping[50 * PAGE] = 1
+            assert os.lseek(fd, 0, os.SEEK_DATA) <= 50 * PAGE
+
+
 @pytest.mark.parametrize("advice", [mmap.MADV_DONTNEED, mmap.MADV_WILLNEED, mmap.MADV_REMOVE])
 @given(TREE)
 def test_advice(place: Place, advice: int) -> None:

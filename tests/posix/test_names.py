@@ -89,3 +89,25 @@ def test_case_matters(place: Place) -> None:
     assert read(place / "Name") == b"upper case"
     os.unlink(place / "Name")
     assert read(place / "name") == b"lower case"
+
+
+#: Names that formats of union filesystems give a meaning; to a program they are names.
+RESERVED = [".wh.name", ".wh..wh..opq", ".wh..wh.work", ".wh.", "work", "index"]
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_reserved_name_of_a_file(place: Place, name: str) -> None:
+    write(place / name, b"mine")
+    assert names(place.path) == {name}
+    os.unlink(place / name)
+
+
+@pytest.mark.parametrize("name", RESERVED)
+@given({"name": File(content=b"stays")})
+def test_reserved_name_hides_nothing(place: Place, name: str) -> None:
+    try:
+        os.mkdir(place / name)
+    except PermissionError:
+        assert name.startswith(".wh.")
+    assert read(place / "name") == b"stays"
+    assert "name" in names(place.path)

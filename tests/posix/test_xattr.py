@@ -221,3 +221,22 @@ def test_security(place: Place) -> None:
     os.chmod(place / "file", 0o600)
     assert os.getxattr(place / "file", "security.unionfs-test") == b"label"
     assert place.as_user(raised, os.setxattr, place / "file", "security.x", b"1") == EPERM
+
+
+#: Names that union filesystems keep for themselves; a union in a union needs them.
+PRIVATE = ["overlay.opaque", "overlay.redirect", "overlay.origin", "unionfs.origin", "unionfs.x"]
+
+
+@pytest.mark.needs("trusted")
+@pytest.mark.parametrize("prefix", ["trusted", "user"])
+@pytest.mark.parametrize("name", PRIVATE)
+@given({"dir": Dir(children={"file": File(content=b"stays")}), "file": File(content=b"f")})
+def test_private_names_are_names(place: Place, prefix: str, name: str) -> None:
+    for path in (place / "dir", place / "file"):
+        os.setxattr(path, f"{prefix}.{name}", b"y")
+        assert os.getxattr(path, f"{prefix}.{name}") == b"y"
+        assert f"{prefix}.{name}" in os.listxattr(path)
+    os.rename(place / "file", place / "moved")
+    assert names(place / "dir") == {"file"}
+    os.removexattr(place / "moved", f"{prefix}.{name}")
+    assert f"{prefix}.{name}" not in os.listxattr(place / "moved")

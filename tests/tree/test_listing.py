@@ -264,6 +264,24 @@ def test_names_that_come_and_go_cost_no_memory(base: Path, tmpfs: Callable[..., 
     union.restart()
 
 
+def test_a_node_costs_at_most_256_bytes(tmpfs: Callable[..., Path]) -> None:
+    union = Union(tmpfs("fs"), 1)
+    names = [f"file-number-{i:05}.txt".encode() for i in range(20_000)]
+    put(union.lower, *(f"d/{name.decode()}" for name in names), content=b"")
+    tree, d = union.tree, union.node("d")
+
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident(), tree.stats()["memory"]
+    for name in names:
+        tree.lookup(d, name)
+    assert resident() - before[0] <= 256 * len(names)
+    assert tree.stats()["memory"] - before[1] <= 256 * len(names)
+    union.restart()
+
+
 def test_shrinking_gives_listings_and_descriptors_back(union: Union) -> None:
     put(union.lower, *(f"d{i}/f" for i in range(20)))
     for i in range(20):

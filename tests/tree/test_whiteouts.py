@@ -420,6 +420,38 @@ def test_lowers_after(formatted: Union, case: Case) -> None:
     assert state() == before
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_marks_of_the_other_format_count_as_much(formatted: Union, case: Case) -> None:
+    """An upper may have been written with another `whiteout=`, a lower by anybody."""
+    union = formatted
+    other = "aufs" if union.options["whiteout"] == "overlay" else "overlay"
+    for root, paths in zip(
+        (*union.lowers, union.upper), (case.lower, case.lower2, case.upper), strict=True
+    ):
+        build(root, paths, other)
+    case.act(union)
+    seen = union.visible()
+    for path, what in case.expected.items():
+        assert union.exists(path) == (what != "gone"), path
+    assert union.scratch() == set()
+    union.restart()
+    assert union.visible() == seen
+
+
+def test_marks_of_a_daemon_without_privileges(union: Union) -> None:
+    """It may not write trusted.*; devices it may make since Linux 5.8."""
+    put(union.lower, "d/f", "f")
+    union.restart(whiteout="overlay", trusted=False)
+    union.unlink("f")
+    union.unlink("d/f")
+    union.rmdir("d")
+    union.mkdir("d")
+    assert os.getxattr(union.upper / "d", "user.overlay.opaque") == b"y"
+    assert "trusted.overlay.opaque" not in os.listxattr(union.upper / "d")
+    union.restart()
+    assert sorted(union.walk()) == ["d"]
+
+
 # --- what fails changes nothing ---
 
 

@@ -5,7 +5,19 @@ A copy is built where nobody sees it (without a name, or in the work directory),
 mode, attributes and times, synced, and only then given its name: a crash leaves the name as
 it was or as it is after. Reading the node goes on meanwhile; what changes it waits in `settle`.
 """
-from libc.errno cimport EINVAL, EIO, EISDIR, ENOENT, ENOMEM, ENOSYS, EOPNOTSUPP, ENXIO, EOPNOTSUPP, EPERM, ESTALE, EXDEV
+from libc.errno cimport (
+    EINVAL,
+    EIO,
+    EISDIR,
+    ENOENT,
+    ENOMEM,
+    ENOSYS,
+    ENXIO,
+    EOPNOTSUPP,
+    EPERM,
+    ESTALE,
+    EXDEV,
+)
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
@@ -288,8 +300,6 @@ cdef int keep_among_links(Copy *c) noexcept nogil:
 cdef int give_name(Copy *c, Node *parent, int dirfd, const char *name) noexcept nogil:
     """The copy appears under its name; the directory's own times stay what they were."""
     cdef int r = mark_impure(c.t, parent, dirfd)
-    if r in (-EOPNOTSUPP, -EPERM):
-        r = 0                   # then there are no origins either
     if r == 0 and c.n.linked:
         r = keep_among_links(c)
     if r == 0:

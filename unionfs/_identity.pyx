@@ -53,7 +53,8 @@ cdef int mark_impure(Table *t, Node *directory, int dirfd) noexcept nogil:
     if r == 0:
         directory.dir.impure = True
         directory.dir.impure_known = True
-    return r
+    # Where the mark cannot be set no file can have an origin.
+    return 0 if r in (-EPERM, -EOPNOTSUPP) else r
 
 
 cdef int record_origin(Table *t, Node *n, int fd) noexcept nogil:

@@ -55,13 +55,13 @@ def base() -> Iterator[Path]:
 
 @pytest.fixture
 def tmpfs(base: Path) -> Iterator[Callable[..., Path]]:
-    """Mounts a tmpfs of its own and returns its directory; takes mount options."""
+    """Mounts a filesystem in memory and returns its directory: a tmpfs, or another type."""
     with ExitStack() as mounts:
 
-        def mount(name: str, options: str = "size=64m") -> Path:
+        def mount(name: str, options: str = "size=64m", kind: str = "tmpfs") -> Path:
             path = base / name
             path.mkdir()
-            subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], check=True)
+            subprocess.run(["mount", "-t", kind, "-o", options, kind, path], check=True)
             mounts.callback(subprocess.run, ["umount", "-l", path], check=True)
             return path
 

@@ -518,3 +518,29 @@ def test_an_attribute_that_the_upper_cannot_hold(
     assert on_disk(union.upper) == {}
     assert_as_before(union, before)
     union.restart()
+
+
+def test_a_filesystem_without_attributes(tmpfs: Callable[..., Path]) -> None:
+    """ramfs has no xattrs: no origins, no ACLs, and everything else."""
+    union = Union(tmpfs("fs", "size=0", kind="ramfs"))
+    put(union.upper, "a", "d/")
+    put(union.lower, "b", "e/f", "l")
+    os.link(union.lower / "l", union.lower / "e/l")
+    union.rename("a", "d/a")
+    union.write("e/f", b"L")
+    union.rename("b", "d/b")
+    for name in ("l", "e/l"):
+        union.node(name)
+    union.write("l", b"L")
+    union.rename("e", "d/e")
+    union.unlink("d/a")
+    assert sorted(union.walk()) == ["d", "d/b", "d/e", "d/e/f", "d/e/l", "l"]
+    for path in ("l", "d/e/l"):
+        assert union.read(path) == b"Lower1: l"
+        assert union.stat(path).st_nlink == 2
+    with fails(errno.EOPNOTSUPP):
+        union.tree.setxattr(union.node("l"), "user.x", b"")
+    seen = sorted(union.walk())
+    union.restart()
+    assert sorted(union.walk()) == seen
+    union.restart()

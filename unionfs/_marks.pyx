@@ -5,13 +5,14 @@ Two formats: ``.wh.NAME`` and ``.wh..wh..opq`` (aufs(5), and the OCI image speci
 layer.md), and 0/0 character devices with the ``overlay.opaque`` xattr (the kernel's
 Documentation/filesystems/overlayfs.rst). fuse-overlayfs adds a third opaque mark.
 """
-from libc.errno cimport EEXIST, EINVAL, EMLINK, ENAMETOOLONG, ENODATA, ENOENT, EOPNOTSUPP, EPERM, EXDEV
+from libc.errno cimport EEXIST, EINVAL, EISDIR, EMLINK, ENAMETOOLONG, ENODATA, ENOENT, EOPNOTSUPP, EPERM, EXDEV
 from libc.stdint cimport int64_t, uint16_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy, strcmp, strlen
 
 from unionfs._nodes cimport FORMAT_AUFS, FORMAT_OVERLAY, NAME_LIMIT, Format, Table
 from unionfs._sys cimport (
+    AT_REMOVEDIR,
     DT_CHR,
     DT_UNKNOWN,
     O_CREAT,
@@ -244,6 +245,8 @@ cdef int mark_clear_directory(Table *t, int dirfd, bint keep_opaque) noexcept no
                 if sys_statx(fd, entry.d_name, 0, &st) < 0 or not mark_is_whiteout(&st):
                     continue
             r = sys_unlinkat(fd, entry.d_name, 0)
+            if r == -EISDIR:
+                r = sys_unlinkat(fd, entry.d_name, AT_REMOVEDIR)  # a mark may have any type
             if r == -ENOENT:
                 r = 0
     sys_close(fd)

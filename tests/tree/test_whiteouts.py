@@ -5,7 +5,7 @@ import stat
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from errno import EPERM
+from errno import ENOTEMPTY, EPERM
 from pathlib import Path
 
 import pytest
@@ -513,6 +513,19 @@ def test_removing_a_directory_fails_and_nothing_shows(
     assert union.visible() == before
     union.restart()
     assert union.visible() == before
+
+
+def test_marks_that_are_directories_go_with_theirs(formatted: Union) -> None:
+    union = formatted
+    put(union.upper, "d/.wh.x/", "full/.wh.x/y")
+    put(union.lower, "d/x", "full/x")
+    union.rmdir("d")
+    assert union.names() == ["full"]
+    with fails(ENOTEMPTY):
+        union.rmdir("full")
+    assert union.names("full") == []
+    union.restart()
+    assert sorted(union.walk()) == ["full"]
 
 
 # --- the shared inode ---

@@ -13,7 +13,8 @@ from libc.errno cimport (
     EROFS,
     EXDEV,
 )
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t
+from libc.string cimport strdup
 
 from unionfs._copy cimport bring_names, settle
 from unionfs._identity cimport mark_impure
@@ -41,6 +42,7 @@ from unionfs._nodes cimport (
     FORMAT_AUFS,
     FORMAT_OVERLAY,
     RENAME_DIR_EXDEV,
+    RENAME_DIR_REDIRECT,
     UPPER,
     Fd,
     Name,
@@ -59,6 +61,7 @@ from unionfs._nodes cimport (
     node_unpin,
     ref_drop,
 )
+from unionfs._redirect cimport REDIRECT_SIZE, redirect_location, redirect_write
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     AT_REMOVEDIR,
@@ -248,11 +251,11 @@ cdef int empty_out(Table *t, Spot *s, Node *n) noexcept nogil:
     if r < 0:
         return r
     if n.dir.count > 1:
-        if mark_format(t, s.length) == FORMAT_AUFS:
+        if mark_format(t, s.length) == FORMAT_AUFS and n.dir.redirect[1] == NULL:
             s.below = True
             r = spot_mark(t, s)
         else:
-            r = mark_hide_below(t, ref.fd)
+            r = mark_hide_below(t, ref.fd)      # which outranks a redirect
     if r == 0:
         r = mark_clear_directory(t, ref.fd, False)
     if r == 0:
@@ -324,6 +327,10 @@ cdef int need_whole(Table *t, Op *op, Node *n) noexcept nogil:
         return 0
     if t.rename_dir == RENAME_DIR_EXDEV:
         return -EXDEV
+    if t.rename_dir == RENAME_DIR_REDIRECT:
+        # Only the directory itself comes up; `redirect` says where the rest of it is.
+        r = need_upper(t, op, n, 0)
+        return r if r != 0 else settle(t, n, op.may_wait)
     op.prepare_kind = PREPARE_WHOLE
     op.prepare_node = n.id
     return NEEDS_PREPARE
@@ -344,15 +351,39 @@ cdef int check_types(Table *t, Node *source, Node *target, uint32_t flags) noexc
     return check_empty(t, target) if target.dir != NULL else 0
 
 
+cdef int redirect(Table *t, Node *n, int fd) noexcept nogil:
+    """A merged directory is about to move: notes, on disk and here, where its lower content lies."""
+    cdef char path[REDIRECT_SIZE]
+    cdef char *stays
+    cdef uint16_t i
+    cdef int r
+    for i in range(1, n.dir.count):
+        path[0] = b"/"
+        r = redirect_location(t, n, n.dir.branch[i], path + 1)
+        if r >= 0 and i == 1:
+            # Found again from the root of the union of the lowers, where the topmost has it.
+            r = redirect_write(t, fd, path)
+        if r < 0:
+            return r
+        if n.dir.redirect[i] == NULL:
+            stays = strdup(path + 1)
+            if stays == NULL:
+                return -ENOMEM
+            mutex_lock(&t.lock)
+            n.dir.redirect[i] = stays
+            mutex_unlock(&t.lock)
+    return 0
+
+
 cdef int close_off(Table *t, Node *n, bint below) noexcept nogil:
     """A directory that comes to stand over a lower one must not be merged with it."""
     cdef Ref ref
     cdef int r
-    if n.dir == NULL or not below:
+    if n.dir == NULL or (not below and n.dir.count == 1):
         return 0
     r = dir_ref(t, n, 0, &ref)
     if r == 0:
-        r = mark_set_opaque(t, ref.fd)
+        r = mark_set_opaque(t, ref.fd) if n.dir.count == 1 else redirect(t, n, ref.fd)
         ref_drop(t, &ref)
     return r
 

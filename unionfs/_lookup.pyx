@@ -17,8 +17,8 @@ from libc.errno cimport (
     ESTALE,
 )
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memchr
+from libc.stdlib cimport calloc, free
+from libc.string cimport memchr, memset
 
 from unionfs._copy cimport copy_up
 from unionfs._identity cimport find_ino, show_ino
@@ -54,6 +54,7 @@ from unionfs._nodes cimport (
     node_unpin_locked,
     ref_drop,
 )
+from unionfs._redirect cimport REDIRECT_SIZE, redirect_follow, redirect_read
 from unionfs._sys cimport (
     O_DIRECTORY,
     O_NOFOLLOW,
@@ -85,6 +86,7 @@ cdef struct Found:
     uint32_t nlink
     uint16_t count          # branches that hold it, more than one for a directory
     uint16_t *branch        # room for every branch
+    char **redirect         # the same room: where a directory lies in the branch, if elsewhere
 
 
 cdef int check_name(const char *name, size_t length) noexcept nogil:
@@ -120,17 +122,26 @@ cdef int index_branch(Table *t, Node *parent, const char *name, size_t length) n
     return r
 
 
-cdef int ends_here(int dirfd, const char *name, size_t length, bint directory) noexcept nogil:
-    """1 if nothing of that name shows through from below this branch."""
-    cdef int r = mark_beside(dirfd, name, length)
-    cdef int fd
-    if r != 0 or not directory:
-        return r
+cdef int ends_here(Table *t, Node *parent, uint16_t branch, int dirfd, const char *name,
+                   size_t length, bint last, Found *found) noexcept nogil:
+    """1 if no branch below adds to this directory under its own name; follows its redirect."""
+    cdef char value[REDIRECT_SIZE]
+    cdef int r = 0, fd
+    if branch + 1 == t.branches:
+        return 1
     fd = sys_open_beneath(dirfd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
     if fd < 0:
         return fd
-    r = mark_is_opaque(fd)
+    if not last:
+        r = mark_is_opaque(fd)
+    if r == 0:
+        r = redirect_read(t, fd, value)
+    if r > 0 and not last or r > 0 and mark_is_opaque(fd) == 0:
+        r = redirect_follow(t, parent, branch + 1, value, found.branch, found.redirect, &found.count)
+        r = 1 if r == 0 else r
     sys_close(fd)
+    if r == 0 and not last:
+        r = mark_beside(dirfd, name, length)
     return r
 
 
@@ -167,6 +178,16 @@ cdef int find_links(Table *t, Found *found, uint16_t branch) noexcept nogil:
     return min(r, 0)
 
 
+cdef void found_clear(Found *found) noexcept nogil:
+    """Nothing found: what an earlier search left is given back."""
+    while found.count:
+        found.count -= 1
+        free(found.redirect[found.count])
+        found.redirect[found.count] = NULL
+    found.key = 0
+    found.linked = False
+
+
 cdef int search(Table *t, Node *parent, const char *name, size_t length,
                 Found *found) noexcept nogil:
     """Looks a name up in the branches; -ENOENT if none shows it."""
@@ -175,9 +196,7 @@ cdef int search(Table *t, Node *parent, const char *name, size_t length,
     cdef uint16_t i = 0
     cdef bint last = True
     cdef int r, branch, start = index_branch(t, parent, name, length)
-    found.count = 0
-    found.key = 0
-    found.linked = False
+    found_clear(found)
     if start == -ENOENT:
         return -ENOENT
     while True:
@@ -206,10 +225,10 @@ cdef int search(Table *t, Node *parent, const char *name, size_t length,
             found.count += 1
             if st.stx_mode & S_IFMT != S_IFDIR:
                 r = 1 if r == 0 else r
-            elif not last:
-                r = ends_here(ref.fd, name, length, True)
+            elif r == 0:
+                r = ends_here(t, parent, <uint16_t>branch, ref.fd, name, length, last, found)
         elif r == -ENOENT and not last and (start < 0 or found.count):
-            r = ends_here(ref.fd, name, length, False)
+            r = mark_beside(ref.fd, name, length)
         elif r == -ENOENT:
             r = 0
         ref_drop(t, &ref)
@@ -245,7 +264,7 @@ cdef Node *adopt_locked(Table *t, Node *parent, const char *name, size_t length,
         n.nlink = found.nlink
         n.state = UPPER if n.branch == 0 else LOWER
         if type_ == S_IFDIR:
-            n.dir = dir_new(found.branch, found.count)
+            n.dir = dir_new(found.branch, found.redirect, found.count)
             if n.dir == NULL:
                 node_unpin_locked(t, n, &doomed)
                 return NULL
@@ -301,19 +320,18 @@ cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Nod
         return -ENOTDIR
     if parent.removed or mark_reserved(name, length):
         return -ENOENT
-    found.branch = NULL
-    found.ino = 0
-    found.nlink = 0
-    found.data = 0
+    memset(&found, 0, sizeof(found))
     for attempt in range(ATTEMPTS):
         r = known_child(t, parent, name, length, out, st)
         if r != -ENOENT:
             break
         if found.branch == NULL:
             # One more than there are: a copy-up meanwhile moves the places in the parent's list.
-            found.branch = <uint16_t *>malloc((t.branches + 1) * sizeof(uint16_t))
-            if found.branch == NULL:
-                return -ENOMEM
+            found.branch = <uint16_t *>calloc(t.branches + 1, sizeof(uint16_t))
+            found.redirect = <char **>calloc(t.branches + 1, sizeof(char *))
+            if found.branch == NULL or found.redirect == NULL:
+                r = -ENOMEM
+                break
         changes = parent.dir.changes
         r = search(t, parent, name, length, &found)
         if r < 0:
@@ -338,6 +356,8 @@ cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Nod
             out[0] = n
             break
         r = -EIO                # after ATTEMPTS rounds; otherwise another thread was quicker
+    found_clear(&found)
+    free(found.redirect)
     free(found.branch)
     return r
 

@@ -319,7 +319,7 @@ cdef int enter(Table *t, Node *parent, const char *name, size_t length, const Ma
             n.ino = show_ino(t, 0, born.st.stx_ino)
             n.state = UPPER
             if type_ == S_IFDIR:
-                n.dir = dir_new(&upper, 1)
+                n.dir = dir_new(&upper, NULL, 1)
     if n == NULL or (type_ == S_IFDIR and n.dir == NULL) or name_add_locked(
             t, parent, name, length, n, 0) == NULL:
         if n != NULL:

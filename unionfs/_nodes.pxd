@@ -33,6 +33,7 @@ cdef enum Format:
 
 cdef enum RenameDir:
     RENAME_DIR_COPY = 0
+    RENAME_DIR_REDIRECT = 1
     RENAME_DIR_EXDEV = 2
 
 cdef struct Fd:
@@ -89,6 +90,7 @@ cdef struct Dir:
     uint16_t count          # branches that hold this directory, topmost first
     uint16_t *branch
     Fd **fds                # one slot each
+    char **redirect         # where it lies in the branch, NULL: under its own name
     Listing *listing
     uint32_t lookups        # since the mount, without a listing
     uint32_t changes        # counts changes of its names
@@ -232,7 +234,8 @@ cdef int node_path_ref(Table *t, Node *n, Ref *ref) noexcept nogil
 # A private descriptor that keeps the file when its last name goes.
 cdef int node_open_orphan(Table *t, Node *n) noexcept nogil
 cdef int node_data_ref(Table *t, Node *n, bint write, Ref *ref) noexcept nogil
-cdef Dir *dir_new(const uint16_t *branch, uint16_t count) noexcept nogil
+# Takes over the strings of `redirect`, which may be NULL.
+cdef Dir *dir_new(const uint16_t *branch, char **redirect, uint16_t count) noexcept nogil
 cdef int dir_add_upper_locked(Node *n) noexcept nogil
 cdef void dir_keep_upper_only_locked(Table *t, Node *n, Fd **doomed) noexcept nogil
 

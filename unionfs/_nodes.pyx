@@ -8,7 +8,7 @@ from libc.errno cimport EACCES, ENOMEM, ENOTDIR, EPERM, EROFS, ESTALE, ETXTBSY
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, strdup
 
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
@@ -246,7 +246,9 @@ cdef void node_release_parts(Table *t, Node *n, Fd **doomed) noexcept nogil:
         for i in range(n.dir.count):
             if n.dir.fds[i] != NULL:
                 fd_retire_locked(t, n.dir.fds[i], doomed)
+            free(n.dir.redirect[i])
         listing_drop_locked(t, n.dir)
+        free(n.dir.redirect)
         free(n.dir.branch)
         free(n.dir.fds)
         free(n.dir)
@@ -547,19 +549,26 @@ cdef inline void ref_borrow(Ref *ref, int fd) noexcept nogil:
 
 # --- directories ---------------------------------------------------------------------------
 
-cdef Dir *dir_new(const uint16_t *branch, uint16_t count) noexcept nogil:
+cdef Dir *dir_new(const uint16_t *branch, char **redirect, uint16_t count) noexcept nogil:
     """A directory that these branches hold; NULL without memory."""
+    cdef uint16_t i
     cdef Dir *d = <Dir *>calloc(1, sizeof(Dir))
     if d == NULL:
         return NULL
     d.branch = <uint16_t *>malloc((count + 1) * sizeof(uint16_t))
     d.fds = <Fd **>calloc(count + 1, sizeof(Fd *))
-    if d.branch == NULL or d.fds == NULL:
+    d.redirect = <char **>calloc(count + 1, sizeof(char *))
+    if d.branch == NULL or d.fds == NULL or d.redirect == NULL:
         free(d.branch)
         free(d.fds)
+        free(d.redirect)
         free(d)
         return NULL
     memcpy(d.branch, branch, count * sizeof(uint16_t))
+    if redirect != NULL:
+        for i in range(count):
+            d.redirect[i] = redirect[i]
+            redirect[i] = NULL
     d.count = count
     return d
 
@@ -580,10 +589,12 @@ cdef int dir_add_upper_locked(Node *n) noexcept nogil:
     for i in range(d.count, 0, -1):
         d.branch[i] = d.branch[i - 1]
         d.fds[i] = d.fds[i - 1]
+        d.redirect[i] = d.redirect[i - 1]
         if d.fds[i] != NULL:
             d.fds[i].slot = &d.fds[i]
     d.branch[0] = 0
     d.fds[0] = NULL
+    d.redirect[0] = NULL
     d.count += 1
     d.changes += 1              # places in the list have moved
     return 0
@@ -596,6 +607,8 @@ cdef void dir_keep_upper_only_locked(Table *t, Node *n, Fd **doomed) noexcept no
     for i in range(1, d.count):
         if d.fds[i] != NULL:
             fd_retire_locked(t, d.fds[i], doomed)
+        free(d.redirect[i])
+        d.redirect[i] = NULL
     d.count = 1
     d.changes += 1
 
@@ -608,7 +621,8 @@ cdef int dir_ref(Table *t, Node *n, uint16_t branch, Ref *ref) noexcept nogil:
     """
     cdef Node *a
     cdef Node *child
-    cdef Name *name
+    cdef char *way
+    cdef const char *path
     cdef Ref above
     cdef char text[NAME_LIMIT + 1]
     cdef uint32_t seq
@@ -642,18 +656,29 @@ cdef int dir_ref(Table *t, Node *n, uint16_t branch, Ref *ref) noexcept nogil:
                 fd_use_locked(t, a.dir.fds[at], &above)
                 break
             child = a
+            if a.dir.redirect[at] != NULL:
+                ref_borrow(&above, t.branch[branch].fd)
+                break
             a = a.names.parent
         if child == NULL:
             mutex_unlock(&t.lock)
             ref[0] = above
             return 0
-        name = child.names
-        memcpy(text, name.text, name.length + 1)
+        way = child.dir.redirect[at] if child == a else NULL
+        if way != NULL:
+            # A redirect stays as long as the directory's record: only a rename changes it.
+            way = strdup(way)
+        else:
+            memcpy(text, child.names.text, child.names.length + 1)
         seq = child.seq
         child.pins += 1
         a.pins += 1             # an orphan's descriptor lives as long as its node
         mutex_unlock(&t.lock)
-        fd = sys_open_beneath(above.fd, text, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
+        path = text
+        if way != NULL:
+            path = way
+        fd = sys_open_beneath(above.fd, path, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
+        free(way)
         ref_drop(t, &above)
         mutex_lock(&t.lock)
         while child.changing:

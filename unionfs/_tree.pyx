@@ -55,6 +55,7 @@ from unionfs._nodes cimport (
     LOWER,
     RENAME_DIR_COPY,
     RENAME_DIR_EXDEV,
+    RENAME_DIR_REDIRECT,
     ROOT_ID,
     UPPER,
     Handle,
@@ -101,6 +102,8 @@ from unionfs._sys cimport (
 )
 
 ROOT = ROOT_ID
+RENAME_DIR = {
+    "copy": RENAME_DIR_COPY, "redirect": RENAME_DIR_REDIRECT, "exdev": RENAME_DIR_EXDEV}
 
 cdef enum:
     HARD_LINK = 1               # for Tree._made, beside the types of <sys/stat.h>
@@ -613,8 +616,8 @@ cdef class Tree:
         cdef int i, r
         if whiteout not in ("aufs", "overlay"):
             raise ValueError(f"whiteout={whiteout!r}: 'aufs' or 'overlay'")
-        if rename_dir not in ("copy", "exdev"):
-            raise ValueError(f"rename_dir={rename_dir!r}: 'copy' or 'exdev'")
+        if rename_dir not in RENAME_DIR:
+            raise ValueError(f"rename_dir={rename_dir!r}: one of {', '.join(RENAME_DIR)}")
         if (upper is None) != (work is None):
             raise ValueError("an upper and its work directory come together")
         t = table_new(<uint16_t>(len(lowers) + 1))
@@ -622,7 +625,7 @@ cdef class Tree:
             raise MemoryError
         self.table = t
         t.format = FORMAT_OVERLAY if whiteout == "overlay" else FORMAT_AUFS
-        t.rename_dir = RENAME_DIR_EXDEV if rename_dir == "exdev" else RENAME_DIR_COPY
+        t.rename_dir = RENAME_DIR[rename_dir]
         t.writable = upper is not None
         t.volatile_ = not durable
         t.trusted = trusted
@@ -696,7 +699,7 @@ cdef class Tree:
                 break
         root = node_new_locked(t)
         if root != NULL:
-            root.dir = dir_new(branches, count)
+            root.dir = dir_new(branches, NULL, count)
         free(branches)
         if root == NULL or root.dir == NULL:
             raise MemoryError

@@ -1,0 +1,265 @@
+# cython: language_level=3
+"""Directories whose lower content lies under another name.
+
+A directory that was renamed in one step says in the xattr ``overlay.redirect`` where in the branches
+below its content is: ``/a/b`` from the root of the union of those branches, or ``b`` beside where it would have
+been (overlayfs.rst, "redirect_dir"). A redirect outranks whiteouts, an opaque mark outranks a redirect.
+The way is walked component by component as a look-up goes, and never leaves a branch.
+"""
+from libc.errno cimport ENAMETOOLONG, ENODATA, ENOENT, ENOMEM, EOPNOTSUPP, ESTALE
+from libc.stdint cimport int64_t, uint16_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memchr, memcpy, memmove, strchr, strdup, strlen
+
+from unionfs._marks cimport mark_beside, mark_is_opaque, mark_is_whiteout
+from unionfs._nodes cimport ROOT_ID, Name, Node, Table, dir_index
+from unionfs._sys cimport (
+    O_DIRECTORY,
+    O_NOFOLLOW,
+    O_PATH,
+    S_IFDIR,
+    S_IFMT,
+    Stat,
+    mutex_lock,
+    mutex_unlock,
+    sys_close,
+    sys_getxattr,
+    sys_open_beneath,
+    sys_setxattr,
+    sys_statx,
+)
+
+cdef enum:
+    # A redirect can lead to a directory with a redirect; not for ever.
+    HOPS = 8
+
+cdef struct Way:
+    # A directory in some of the branches, while a path is walked.
+    uint16_t count
+    uint16_t *branch
+    char **path             # relative to the branch's root, "" for the root
+
+
+cdef inline const char *attribute(const Table *t) noexcept nogil:
+    # Where trusted attributes cannot be had, user's have to do (the kernel's "userxattr").
+    return b"trusted.overlay.redirect" if t.trusted else b"user.overlay.redirect"
+
+
+cdef int redirect_read(Table *t, int dirfd, char *value) noexcept nogil:
+    cdef int64_t length = sys_getxattr(dirfd, attribute(t), value, REDIRECT_SIZE - 1)
+    if length == -ENODATA or length == -EOPNOTSUPP:
+        return 0
+    if length > 0:
+        value[length] = 0
+    return <int>length
+
+
+cdef int redirect_write(Table *t, int dirfd, const char *value) noexcept nogil:
+    return sys_setxattr(dirfd, attribute(t), value, strlen(value), 0)
+
+
+cdef int redirect_location(Table *t, Node *n, uint16_t branch, char *path) noexcept nogil:
+    """Walks up to the root or to a directory that knows its place, writing from the end."""
+    cdef size_t at = REDIRECT_SIZE - 2, length      # a caller puts a slash before it
+    cdef Name *name
+    cdef const char *base = b""
+    cdef int i, r = 0
+    path[at] = 0
+    mutex_lock(&t.lock)
+    while n.id != ROOT_ID:
+        i = dir_index(n.dir, branch)
+        if i >= 0 and n.dir.redirect[i] != NULL:
+            base = n.dir.redirect[i]
+            break
+        name = n.names
+        if i < 0 or name == NULL:
+            r = -ESTALE
+            break
+        if at < <size_t>name.length + 1:
+            r = -ENAMETOOLONG
+            break
+        at -= name.length
+        memcpy(path + at, name.text, name.length)
+        at -= 1
+        path[at] = b"/"
+        n = name.parent
+    length = strlen(base)
+    if r == 0 and length > at:
+        r = -ENAMETOOLONG
+    if r == 0:
+        at -= length
+        memcpy(path + at, base, length)
+        if path[at] == b"/":
+            at += 1
+        length = REDIRECT_SIZE - 2 - at
+        memmove(path, path + at, length + 1)
+        r = <int>length
+    mutex_unlock(&t.lock)
+    return r
+
+
+# --- walking -------------------------------------------------------------------------------
+
+cdef void way_free(Way *w) noexcept nogil:
+    cdef uint16_t i
+    if w.path != NULL:
+        for i in range(w.count):
+            free(w.path[i])
+    free(w.path)
+    free(w.branch)
+
+
+cdef bint way_new(Table *t, Way *w) noexcept nogil:
+    w.count = 0
+    w.branch = <uint16_t *>calloc(t.branches + 1, sizeof(uint16_t))
+    w.path = <char **>calloc(t.branches + 1, sizeof(char *))
+    if w.branch == NULL or w.path == NULL:
+        way_free(w)
+        return False
+    return True
+
+
+cdef int way_add(Way *w, uint16_t branch, const char *path) noexcept nogil:
+    w.path[w.count] = strdup(path)
+    if w.path[w.count] == NULL:
+        return -ENOMEM
+    w.branch[w.count] = branch
+    w.count += 1
+    return 0
+
+
+cdef int join(char *out, const char *above, const char *name, size_t length) noexcept nogil:
+    cdef size_t n = strlen(above)
+    if n + length + 2 > REDIRECT_SIZE:
+        return -ENAMETOOLONG
+    memcpy(out, above, n)
+    if n:
+        out[n] = b"/"
+        n += 1
+    memcpy(out + n, name, length)
+    out[n + length] = 0
+    return 0
+
+
+cdef int step_branch(Table *t, Way *to, uint16_t branch, const char *above, const char *name,
+                     size_t length, int hops) noexcept nogil:
+    """One component in one branch: 1 if nothing below counts any more, 0, -errno."""
+    cdef char path[REDIRECT_SIZE]
+    cdef char value[REDIRECT_SIZE]
+    cdef Stat st
+    cdef int fd, parent, r
+    cdef const char *directory = b"."
+    if above[0]:
+        directory = above
+    parent = sys_open_beneath(t.branch[branch].fd, directory, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
+    if parent < 0:
+        return parent
+    r = join(path, above, name, length)
+    fd = -ENOENT
+    if r == 0:
+        r = sys_statx(parent, path + strlen(path) - length, 0, &st)
+        if r == 0 and st.stx_mode & S_IFMT == S_IFDIR:
+            fd = sys_open_beneath(parent, path + strlen(path) - length,
+                                  O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
+            r = way_add(to, branch, path) if fd >= 0 else fd
+        elif r == 0:
+            r = 1               # a whiteout, or a file
+        elif r == -ENOENT:
+            r = 0
+    if r == 0 and fd >= 0:
+        r = mark_is_opaque(fd)
+    if r == 0 and fd >= 0 and hops < HOPS:
+        r = redirect_read(t, fd, value)
+        if r > 0:
+            r = follow(t, to, above, branch + 1, value, hops + 1)
+            r = 1 if r == 0 else r
+    if r == 0:
+        r = mark_beside(parent, path + strlen(path) - length, length)
+    if fd >= 0:
+        sys_close(fd)
+    sys_close(parent)
+    return r
+
+
+cdef int walk(Table *t, Way *to, uint16_t first, const char *path, int hops) noexcept nogil:
+    """A path from the root of the union of the branches from `first` on."""
+    cdef Way at, following
+    cdef const char *end
+    cdef size_t length
+    cdef uint16_t i
+    cdef int r = 0
+    if not way_new(t, &at):
+        return -ENOMEM
+    for i in range(first, t.branches):
+        if r == 0:
+            r = way_add(&at, i, b"")
+        if r == 0 and mark_is_opaque(t.branch[i].fd) == 1:
+            break
+    while r == 0 and path[0]:
+        if path[0] == b"/":
+            path += 1
+            continue
+        end = strchr(path, b"/")
+        length = <size_t>(end - path) if end != NULL else strlen(path)
+        if not way_new(t, &following):
+            r = -ENOMEM
+            break
+        for i in range(at.count):
+            r = step_branch(t, &following, at.branch[i], at.path[i], path, length, hops)
+            if r != 0:
+                break
+        r = min(r, 0)
+        way_free(&at)
+        at = following
+        path += length
+    for i in range(at.count):
+        if r == 0:
+            r = way_add(to, at.branch[i], at.path[i])
+    way_free(&at)
+    return r
+
+
+cdef int follow(Table *t, Way *to, const char *above, uint16_t first, const char *value,
+                int hops) noexcept nogil:
+    """A redirect found in a directory below `above`."""
+    cdef char path[REDIRECT_SIZE]
+    cdef int r
+    if value[0] == b"/":
+        return walk(t, to, first, value, hops)
+    r = join(path, above, value, strlen(value))
+    return walk(t, to, first, path, hops) if r == 0 else r
+
+
+cdef int redirect_follow(Table *t, Node *parent, uint16_t first, const char *value,
+                         uint16_t *branch, char **path, uint16_t *count) noexcept nogil:
+    """See the declaration."""
+    cdef char above[REDIRECT_SIZE]
+    cdef Way to
+    cdef uint16_t i, below
+    cdef int r
+    if not way_new(t, &to):
+        return -ENOMEM
+    above[0] = 0
+    if value[0] == b"/":
+        r = walk(t, &to, first, value, 0)
+    else:
+        # Beside where it would have been: in each branch where the parent lies there.
+        r = 0
+        for i in range(parent.dir.count):
+            below = parent.dir.branch[i]
+            if below < first:
+                continue
+            r = redirect_location(t, parent, below, above)
+            if r >= 0:
+                r = step_branch(t, &to, below, above, value, strlen(value), 0)
+            if r != 0:
+                break
+        r = min(r, 0)
+    for i in range(to.count):
+        if r == 0 and count[0] <= t.branches:
+            branch[count[0]] = to.branch[i]
+            path[count[0]] = to.path[i]
+            to.path[i] = NULL
+            count[0] += 1
+    way_free(&to)
+    return r

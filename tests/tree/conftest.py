@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,11 @@ def _nothing_is_left_behind() -> Iterator[None]:
 
     Descriptors are, instead: a tree that is closed gives every one back.
     """
-    before = os.listdir("/proc/self/fd"), mounts_below(tempfile.gettempdir())
+    directory = Path(tempfile.gettempdir())
+    before = os.listdir("/proc/self/fd"), mounts_below(directory)
     yield
     gc.collect(0)
-    assert (os.listdir("/proc/self/fd"), mounts_below(tempfile.gettempdir())) == before
+    assert (os.listdir("/proc/self/fd"), mounts_below(directory)) == before
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def tmpfs(base: Path) -> Iterator[Callable[..., Path]]:
             path = base / name
             path.mkdir()
             subprocess.run(["mount", "-t", kind, "-o", options, kind, path], check=True)
-            mounts.callback(subprocess.run, ["umount", "-l", path], check=True)
+            mounts.callback(partial(subprocess.run, ["umount", "-l", path], check=True))
             return path
 
         yield mount

@@ -189,7 +189,7 @@ def test_content(union: Union, size: int) -> None:
 
 def segments(path: Path) -> list[tuple[int, int]]:
     """Where a file has data."""
-    found = []
+    found: list[tuple[int, int]] = []
     at = 0
     with path.open("rb") as file:
         while True:

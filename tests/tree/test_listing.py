@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -72,12 +73,13 @@ def test_whiteouts_hide_whatever_order_a_branch_lists_them_in(
 ) -> None:
     names = [f"{i:03}" for i in range(300)]
     put(union.lowers[1], *names)
-    steps = [
-        lambda: [hide(union.lowers[0], name, whiteout) for name in names[::2]],
-        lambda: put(union.lowers[0], *names[1::4]),
+    steps: list[tuple[Callable[[Path, str], None], list[str]]] = [
+        (partial(hide, whiteout=whiteout), names[::2]),
+        (put, names[1::4]),
     ]
-    for step in reversed(steps) if names_first else steps:
-        step()
+    for step, subjects in reversed(steps) if names_first else steps:
+        for name in subjects:
+            step(union.lowers[0], name)
     assert union.names() == names[1::2]
     assert [name for name in names if union.exists(name)] == names[1::2]
 

@@ -248,7 +248,7 @@ def test_many_links(union: Union) -> None:
 def test_what_unlink_and_rmdir_refuse(union: Union) -> None:
     put(union.lower, "f", "d/f", "e/")
     put(union.upper, "g", "h/f")
-    for call, error in (
+    cases: list[tuple[Callable[[], object], int]] = [
         (lambda: union.unlink("d"), errno.EISDIR),
         (lambda: union.unlink("h"), errno.EISDIR),
         (lambda: union.rmdir("f"), errno.ENOTDIR),
@@ -257,7 +257,8 @@ def test_what_unlink_and_rmdir_refuse(union: Union) -> None:
         (lambda: union.rmdir("h"), errno.ENOTEMPTY),
         (lambda: union.unlink("missing"), errno.ENOENT),
         (lambda: union.rmdir("missing"), errno.ENOENT),
-    ):
+    ]
+    for call, error in cases:
         before = on_disk(union.upper)
         with fails(error):
             call()

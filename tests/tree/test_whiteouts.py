@@ -3,7 +3,7 @@
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from errno import ENOTEMPTY, EPERM
 from pathlib import Path
@@ -456,7 +456,7 @@ def test_marks_of_a_daemon_without_privileges(union: Union) -> None:
 
 
 @pytest.fixture
-def immutable(base: Path) -> Callable[[Path], None]:
+def immutable(base: Path) -> Iterator[Callable[[Path], None]]:
     """Makes a file of the upper one that root cannot remove; ends with the test."""
 
     def protect(path: Path) -> None:
@@ -466,7 +466,7 @@ def immutable(base: Path) -> Callable[[Path], None]:
         protected.append(path)
 
     protected: list[Path] = []
-    yield protect  # type: ignore[misc]
+    yield protect
     for path in protected:
         subprocess.run(["chattr", "-i", path], check=True)
 

@@ -108,19 +108,22 @@ class Union:
         return sorted(entry.name for entry in self.entries(path) if entry.name not in (".", ".."))
 
     def create(self, path: str, data: bytes = b"", mode: int = 0o644, **caller: int) -> int:
-        node, _ = self.tree.mknod(*self.place(path), stat.S_IFREG | mode, **caller)
+        node = self.mknod(path, stat.S_IFREG | mode, **caller)
         if data:
             self.tree.write(node, data)
         return node
 
     def mknod(self, path: str, mode: int, rdev: int = 0, **caller: int) -> int:
-        return self.tree.mknod(*self.place(path), mode, rdev, **caller)[0]
+        above, name = self.place(path)
+        return self.tree.mknod(above, name, mode, rdev, **caller)[0]
 
     def mkdir(self, path: str, mode: int = 0o755, **caller: int) -> int:
-        return self.tree.mkdir(*self.place(path), mode, **caller)[0]
+        above, name = self.place(path)
+        return self.tree.mkdir(above, name, mode, **caller)[0]
 
     def symlink(self, target: str, path: str, **caller: int) -> int:
-        return self.tree.symlink(*self.place(path), os.fsencode(target), **caller)[0]
+        above, name = self.place(path)
+        return self.tree.symlink(above, name, os.fsencode(target), **caller)[0]
 
     def link(self, source: str, path: str) -> int:
         return self.tree.link(self.node(source), *self.place(path))[0]

@@ -186,6 +186,7 @@ def test_relative_path_in_a_removed_directory(
         ("whiteout=aufs", "whiteout", "aufs"),
         ("copyup=open", "copyup", "open"),
         ("rename_dir=exdev", "rename_dir", "exdev"),
+        ("rename_dir=redirect", "rename_dir", "redirect"),
         ("volatile", "volatile", True),
         ("fsync=0", "volatile", True),
         ("volatile,fsync=1", "volatile", False),

@@ -23,7 +23,7 @@ from unionfs.errors import UnsupportedOption, UsageError
 
 Whiteout = Literal["aufs", "overlay"]
 CopyUp = Literal["change", "open"]
-RenameDir = Literal["copy", "exdev"]
+RenameDir = Literal["copy", "redirect", "exdev"]
 
 #: Kernel mount flags by option name (mount(2); values of <linux/mount.h>).
 KERNEL_FLAGS: Mapping[str, int] = {

@@ -38,7 +38,8 @@ often used options:
   ro                       no changes
   whiteout=aufs|overlay    how deletions are stored in UPPER
   copyup=change|open       when a lower file is copied: at its first change, or when opened
-  rename_dir=copy|exdev    renaming a directory that has content in a lower
+  rename_dir=copy|redirect|exdev
+                           renaming a directory that has content in a lower
   volatile                 never wait for the disk
   allow_other              let other users in
 All options: docs/options.md. Exit statuses: docs/errors.md.

@@ -31,7 +31,7 @@ def unmount(target: Path) -> None:
     _checked(_libc.umount2(os.fsencode(target), 0))
 
 
-def rename(source: Path, target: Path, flags: int) -> None:
+def rename(source: str, target: str, flags: int) -> None:
     old, new = os.fsencode(source), os.fsencode(target)
     _checked(_libc.renameat2(AT_FDCWD, old, AT_FDCWD, new, ctypes.c_uint(flags)))
 

@@ -130,7 +130,8 @@ class Operations:
         os.mknod(self.root / path, trees.KINDS[kind] | mode, device if kind == "char" else 0)
 
     def rename(self, source: str, path: str, flag: str) -> None:
-        libc.rename(self.root / source, self.root / path, libc.RENAME_FLAGS[flag])
+        old, new = f"{self.root}/{source}", f"{self.root}/{path}"
+        libc.rename(old, new, libc.RENAME_FLAGS[flag])
 
     def remove_tree(self, path: str) -> None:
         """`rm -r`, in the order of names: it stops at the same place on every side."""

@@ -12,7 +12,7 @@ import pytest
 from .comparison import replay
 from .operations import Step
 from .trees import Dir, File, Node, Special, Symlink, Whiteout
-from .unions import Kernel, Unionfs
+from .unions import Kernel, Plain, Unionfs
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,31 @@ EXAMPLES = (
         ],
     ),
     Example(
+        name="a directory made over a whiteout in the middle stays empty when it is indexed",
+        lowers=[branch(a=Whiteout()), branch(a=branch(a=Dir()))],
+        steps=[
+            ("mkdir", "a", 0o755),
+            *[("lstat", "a/c")] * 8,  # enough of them, and the directory gets an index
+            ("lstat", "a/a"),
+            ("listdir", "a"),
+        ],
+    ),
+    Example(
+        name="what is left of a file cut short within its hole is a hole",
+        lowers=[branch(a=File(size=4097, hole=8192))],
+        steps=[("hold", 0, "a"), ("ftruncate", 0, 7), ("seek", 0, 1, 3)],
+    ),
+    Example(
+        name="a removed fifo does not come back when its mode is changed",
+        lowers=[branch(a=Special())],
+        steps=[("open", 0, "a", "RDONLY", 0), ("unlink", "a"), ("fchmod", 0, 0o600)],
+    ),
+    Example(
+        name="an empty file that is truncated, and one that is rewritten",
+        lowers=[branch(a=File(), b=File())],
+        steps=[("truncate", "a", 0), ("rewrite", "b", 0, "x"), ("lstat", "a"), ("lstat", "b")],
+    ),
+    Example(
         name="special files are copied up with all they have",
         lowers=[
             branch(
@@ -171,7 +196,18 @@ EXAMPLES = (
 )
 
 
-@pytest.mark.parametrize("whiteout", ["aufs", "overlay"])
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_example(arena: Path, tmp_path: Path, example: Example, whiteout: str) -> None:
-    replay(arena / tmp_path.name, Kernel(), Unionfs(whiteout), example.lowers, example.steps)
+each_format = pytest.mark.parametrize("whiteout", ["aufs", "overlay"])
+each_example = pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+
+
+@each_format
+@each_example
+def test_as_kernel_overlayfs(arena: Path, example: Example, whiteout: str) -> None:
+    replay(arena / "example", Kernel(), Unionfs(whiteout), example.lowers, example.steps)
+
+
+@each_format
+@each_example
+def test_as_the_plain_tree(arena: Path, example: Example, whiteout: str) -> None:
+    subject = Unionfs(whiteout, rename_dir="copy")
+    replay(arena / "example", Plain(), subject, example.lowers, example.steps)

@@ -17,5 +17,5 @@ DRAW = Draw(TreeOperations, targets=st.just(NOWHERE))
 @pytest.mark.timeout(300 + SETTINGS.max_examples)
 @pytest.mark.parametrize("whiteout", ["aufs", "overlay"])
 def test_union_is_the_plain_tree_that_it_shows(arena: Path, whiteout: str) -> None:
-    sequences = 2 * SETTINGS.max_examples
+    sequences = SETTINGS.max_examples
     compare(arena, Plain, lambda: Unmounted(whiteout), sequences=sequences, draw=DRAW)

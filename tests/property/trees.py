@@ -153,36 +153,39 @@ def _children(node: st.SearchStrategy[Node]) -> st.SearchStrategy[dict[str, Node
 
 def merged(stack: Sequence[Dir], root: Dir) -> Dir:
     """The one plain tree that a union of these lowers is, `root` being its upper."""
-    return replace(root, children=_Merging().children("", [(lower, lower) for lower in stack]))
+    return replace(root, children=_Merging(stack).children("", list(enumerate(stack))))
 
 
 class _Merging:
-    def __init__(self) -> None:
-        self._first: dict[int, str] = {}  # the path of each file met, by the node's identity
+    def __init__(self, branches: Sequence[Dir]) -> None:
+        self._branches = branches
+        # The first path met of each file, by its branch and its path there.
+        self._first: dict[tuple[int, str], str] = {}
 
-    def children(self, path: str, stack: Sequence[tuple[Dir, Dir]]) -> dict[str, Node]:
-        """What a merged directory shows; `stack` has its directories, each with its branch."""
-        names = sorted({name for directory, _ in stack for name in directory.children})
+    def children(self, path: str, stack: Sequence[tuple[int, Dir]]) -> dict[str, Node]:
+        """What a merged directory shows; `stack` has its directories by branch."""
+        names = sorted({name for _, directory in stack for name in directory.children})
         shown = {name: self._child(f"{path}{name}", name, stack) for name in names}
         return {name: node for name, node in shown.items() if node}
 
-    def _child(self, path: str, name: str, stack: Sequence[tuple[Dir, Dir]]) -> Node | None:
-        found: list[tuple[Dir, Dir]] = []
-        for directory, branch in stack:
-            node = directory.children.get(name)
+    def _child(self, path: str, name: str, stack: Sequence[tuple[int, Dir]]) -> Node | None:
+        found: list[tuple[int, Dir]] = []
+        for branch, directory in stack:
+            node, origin = directory.children.get(name), path
             if isinstance(node, Link):
-                node = linked(branch, node)
+                origin = node.to
+                node = linked(self._branches[branch], node)
             if isinstance(node, Dir):
-                found.append((node, branch))
-            if (isinstance(node, Dir) and not node.opaque) or node is None:
+                found.append((branch, node))
+            if node is None or (isinstance(node, Dir) and not node.opaque):
                 continue
             if not found and not isinstance(node, Whiteout):
-                first = self._first.setdefault(id(node), path)
+                first = self._first.setdefault((branch, origin), path)
                 return node if first == path else Link(to=first)
             break
         if not found:
             return None
-        return replace(found[0][0], opaque=False, children=self.children(f"{path}/", found))
+        return replace(found[0][1], opaque=False, children=self.children(f"{path}/", found))
 
 
 def linked(branch: Dir, link: Link) -> Node | None:

@@ -183,8 +183,10 @@ class TreeOperations:
             remove(child)
         self.rmdir(path)
 
-    def rename(self, source: str, path: str, flag: str) -> None:
+    def rename(self, source: str, path: str, flag: str) -> Outcome:
         """In the order in which Linux' do_renameat2() and vfs_rename() look at things."""
+        if "." in (source, path):
+            return NotImplemented
         with self._parent(source) as old, self._parent(path) as new:
             node, status = self._t.lookup(*old)
             victim, replaced = 0, None
@@ -198,6 +200,7 @@ class TreeOperations:
                 self._forget(node)
                 if victim:
                     self._forget(victim)
+        return None
 
     def _check_rename(
         self,

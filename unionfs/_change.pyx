@@ -36,6 +36,7 @@ from unionfs._marks cimport (
     mark_put,
     mark_remove,
     mark_reserved,
+    mark_set_plain,
     mark_set_opaque,
 )
 from unionfs._nodes cimport (
@@ -58,6 +59,7 @@ from unionfs._nodes cimport (
     name_find_locked,
     name_remove_locked,
     node_open_orphan,
+    node_path_ref,
     node_unpin,
     ref_drop,
 )
@@ -109,6 +111,8 @@ cdef int spot_open(Table *t, Op *op, Spot *s, Node *parent, const char *name,
         return r
     r = shown_below(t, parent, name, length)
     s.below = r == 1
+    if s.below and mark_reserved(name, length):
+        r = -EPERM              # hiding it would take a whiteout that looks like a mark itself
     if r < 0:
         ref_drop(t, &s.directory)
         return r
@@ -420,12 +424,29 @@ cdef int move(Table *t, Spot *source, Spot *target, bint is_dir) noexcept nogil:
     return r
 
 
+cdef int declare_plain(Table *t, Spot *s, Node *n) noexcept nogil:
+    """A file is about to get a name that begins with ``.wh.`` (which only format overlay allows)."""
+    cdef Ref ref
+    cdef int r
+    if not mark_reserved(s.name, s.length):
+        return 0
+    r = node_path_ref(t, n, &ref)
+    if r == 0:
+        r = mark_set_plain(t, ref.fd)
+        ref_drop(t, &ref)
+    return r
+
+
 cdef int clear_way(Table *t, Spot *source, Spot *target, Node *n, Node *other,
                    bint swapped) noexcept nogil:
     """The steps before the rename; each leaves everything visible as it is."""
     cdef int r = bring_names(t, n)
     if r == 0 and swapped:
         r = bring_names(t, other)
+    if r == 0:
+        r = declare_plain(t, target, n)
+    if r == 0 and swapped:
+        r = declare_plain(t, source, other)
     if r == 0:
         r = carry_impure(t, source, target)
     if r == 0 and swapped:
@@ -541,7 +562,7 @@ cdef int change_rename(Table *t, Op *op, Node *from_dir, const char *name, size_
     if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or (
             flags == (RENAME_NOREPLACE | RENAME_EXCHANGE)):
         return -EINVAL
-    r = check_new_name(new_name, new_length)
+    r = check_new_name(t, new_name, new_length)
     if r == 0:
         r = child_get(t, from_dir, name, length, &n)
     if r < 0:

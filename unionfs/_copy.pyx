@@ -25,7 +25,7 @@ from libc.string cimport memcpy, strlen
 from unionfs._identity cimport mark_impure, record_origin
 from unionfs._links cimport links_directory, links_set_count
 from unionfs._listing cimport listing_put_locked
-from unionfs._marks cimport WORK_NAME, work_new_name
+from unionfs._marks cimport mark_reserved, mark_set_plain, work_new_name
 from unionfs._nodes cimport (
     COPYING,
     LINK_NAME,
@@ -302,6 +302,8 @@ cdef int give_name(Copy *c, Node *parent, int dirfd, const char *name) noexcept 
     cdef int r = mark_impure(c.t, parent, dirfd)
     if r == 0 and c.n.linked:
         r = keep_among_links(c)
+    if r == 0 and mark_reserved(name, strlen(name)):
+        r = mark_set_plain(c.t, c.target)
     if r == 0:
         r = link_quietly(c.t, c.target, c.name, dirfd, name)
     if r == 0:

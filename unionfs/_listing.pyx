@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 from unionfs._identity cimport is_impure, show_ino
-from unionfs._marks cimport MARK_PREFIX, mark_is_whiteout, mark_reserved
+from unionfs._marks cimport MARK_PREFIX, mark_is_plain, mark_is_whiteout, mark_reserved
 from unionfs._nodes cimport (
     ENTRY_BELOW,
     ENTRY_CLOSED,
@@ -215,7 +215,7 @@ cdef int add_found(Table *t, Listing *l, int fd, uint16_t branch, uint32_t flags
     cdef Entry *e
     cdef Stat st
     cdef int r
-    if mark_reserved(name, length):
+    if mark_reserved(name, length) and not mark_is_plain(t, fd, name):
         if mark_reserved(name + MARK_PREFIX, length - MARK_PREFIX) or length == MARK_PREFIX:
             return 0            # .wh..wh.*: about this directory, not about a name
         name += MARK_PREFIX

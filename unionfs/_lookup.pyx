@@ -24,7 +24,13 @@ from unionfs._copy cimport copy_up
 from unionfs._identity cimport find_ino, show_ino
 from unionfs._links cimport links_find
 from unionfs._listing cimport listing_find_locked, listing_get
-from unionfs._marks cimport mark_beside, mark_is_opaque, mark_is_whiteout, mark_reserved
+from unionfs._marks cimport (
+    mark_beside,
+    mark_is_opaque,
+    mark_is_plain,
+    mark_is_whiteout,
+    mark_reserved,
+)
 from unionfs._nodes cimport (
     ENTRY_BELOW,
     ENTRY_WHITEOUT,
@@ -133,15 +139,15 @@ cdef int ends_here(Table *t, Node *parent, uint16_t branch, int dirfd, const cha
     if fd < 0:
         return fd
     if not last:
-        r = mark_is_opaque(fd)
+        r = mark_is_opaque(t, fd)
     if r == 0:
         r = redirect_read(t, fd, value)
-    if r > 0 and not last or r > 0 and mark_is_opaque(fd) == 0:
+    if r > 0 and not last or r > 0 and mark_is_opaque(t, fd) == 0:
         r = redirect_follow(t, parent, branch + 1, value, found.branch, found.redirect, &found.count)
         r = 1 if r == 0 else r
     sys_close(fd)
     if r == 0 and not last:
-        r = mark_beside(dirfd, name, length)
+        r = mark_beside(t, dirfd, name, length)
     return r
 
 
@@ -210,6 +216,8 @@ cdef int search(Table *t, Node *parent, const char *name, size_t length,
         if r < 0:
             return r
         r = sys_statx(ref.fd, name, 0, &st)
+        if r == 0 and mark_reserved(name, length) and not mark_is_plain(t, ref.fd, name):
+            r = -ENOENT         # it says something about another name
         if r == 0 and mark_is_whiteout(&st):
             r = 1
         elif r == 0 and found.count and st.stx_mode & S_IFMT != S_IFDIR:
@@ -228,7 +236,7 @@ cdef int search(Table *t, Node *parent, const char *name, size_t length,
             elif r == 0:
                 r = ends_here(t, parent, <uint16_t>branch, ref.fd, name, length, last, found)
         elif r == -ENOENT and not last and (start < 0 or found.count):
-            r = mark_beside(ref.fd, name, length)
+            r = mark_beside(t, ref.fd, name, length)
         elif r == -ENOENT:
             r = 0
         ref_drop(t, &ref)
@@ -318,7 +326,7 @@ cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Nod
         return r
     if parent.dir == NULL:
         return -ENOTDIR
-    if parent.removed or mark_reserved(name, length):
+    if parent.removed:
         return -ENOENT
     memset(&found, 0, sizeof(found))
     for attempt in range(ATTEMPTS):
@@ -412,7 +420,7 @@ cdef int shown_below(Table *t, Node *parent, const char *name, size_t length) no
         if r == 0:
             r = 2 if mark_is_whiteout(&st) else 1
         elif r == -ENOENT:
-            r = 2 if mark_beside(ref.fd, name, length) == 1 else 0
+            r = 2 if mark_beside(t, ref.fd, name, length) == 1 else 0
         ref_drop(t, &ref)
         if r != 0:
             return 0 if r == 2 else r

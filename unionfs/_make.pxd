@@ -20,4 +20,4 @@ cdef int change_tmpfile(Table *t, Op *op, Node *parent, uint32_t mode, Node **ou
                         Stat *st) noexcept nogil
 # The upper directory in which a name changes, brought up if need be: 0, a Verdict, -errno.
 cdef int open_parent(Table *t, Op *op, Node *parent, Ref *ref) noexcept nogil
-cdef int check_new_name(const char *name, size_t length) noexcept nogil
+cdef int check_new_name(const Table *t, const char *name, size_t length) noexcept nogil

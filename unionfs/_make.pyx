@@ -20,6 +20,7 @@ from libc.errno cimport (
     EXDEV,
 )
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport strlen
 
 from unionfs._identity cimport mark_impure, show_ino
 from unionfs._links cimport links_set_count
@@ -31,6 +32,7 @@ from unionfs._marks cimport (
     mark_clear_directory,
     mark_format,
     mark_is_whiteout,
+    mark_set_plain,
     mark_make_device,
     mark_put,
     mark_remove,
@@ -132,9 +134,9 @@ cdef int open_parent(Table *t, Op *op, Node *parent, Ref *ref) noexcept nogil:
     return r if r != 0 else dir_ref(t, parent, 0, ref)
 
 
-cdef int check_new_name(const char *name, size_t length) noexcept nogil:
+cdef int check_new_name(const Table *t, const char *name, size_t length) noexcept nogil:
     cdef int r = check_name(name, length)
-    if r == 0 and mark_reserved(name, length):
+    if r == 0 and t.format == FORMAT_AUFS and mark_reserved(name, length):
         return -EPERM           # it would say something about another name
     return r
 
@@ -256,9 +258,10 @@ cdef int open_nursery(Table *t, Node *parent, int parent_fd, char *nursery) noex
     return fd
 
 
-cdef int make_over_whiteout(Table *t, Op *op, const Make *make, Node *parent, int dirfd,
-                            const char *name, Born *born) noexcept nogil:
-    """Creates a file where the upper has a whiteout device: built aside, put in place in one step."""
+cdef int make_aside(Table *t, Op *op, const Make *make, Node *parent, int dirfd,
+                    const char *name, bint whiteout, Born *born) noexcept nogil:
+    """Creates a file where the upper has a whiteout device, or under a name that begins with ``.wh.``: built
+    aside, put in place in one step."""
     cdef char nursery[WORK_NAME]
     cdef bint is_dir = (make.mode & S_IFMT) == S_IFDIR and make.source == NULL
     cdef int r, fd = open_nursery(t, parent, dirfd, nursery)
@@ -266,9 +269,13 @@ cdef int make_over_whiteout(Table *t, Op *op, const Make *make, Node *parent, in
         return fd
     r = make_owned(t, op, make, parent, dirfd, fd, b"new", born)
     if r == 0:
-        if is_dir:
+        if is_dir and whiteout:
             r = mark_set_opaque(t, born.fd)
-        if r == 0:
+        if r == 0 and mark_reserved(name, strlen(name)):
+            r = mark_set_plain(t, born.fd)
+        if r == 0 and not whiteout:
+            r = sys_renameat2(fd, b"new", dirfd, name, RENAME_NOREPLACE)
+        elif r == 0:
             # A directory cannot be renamed over a device, but change places with it.
             r = sys_renameat2(fd, b"new", dirfd, name, RENAME_EXCHANGE if is_dir else 0)
         if r < 0:
@@ -276,7 +283,7 @@ cdef int make_over_whiteout(Table *t, Op *op, const Make *make, Node *parent, in
                 mark_clear_directory(t, born.fd, False)
             sys_close(born.fd)
             sys_unlinkat(fd, b"new", AT_REMOVEDIR if is_dir else 0)
-        elif is_dir:
+        elif is_dir and whiteout:
             sys_unlinkat(fd, b"new", 0)
     sys_close(fd)
     sys_unlinkat(t.work_fd, nursery, AT_REMOVEDIR)
@@ -289,7 +296,7 @@ cdef int take_whiteout_away(Table *t, Node *parent, int dirfd, const char *name,
     cdef int r
     if parent.dir.count < 2:
         return 0
-    r = mark_beside(dirfd, name, length)
+    r = mark_beside(t, dirfd, name, length)
     if r != 1:
         return r
     if type_ == S_IFDIR:
@@ -352,7 +359,7 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
     cdef Ref ref
     cdef Stat there
     cdef bint below = False
-    cdef int r = check_new_name(name, length)
+    cdef int r = check_new_name(t, name, length)
     if r < 0:
         return r
     if make.source != NULL:
@@ -371,10 +378,12 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
             ref_drop(t, &ref)
             return -EEXIST
         r = 0 if r == -ENOENT else r
-    if r == 0:
+    if r == 0 and mark_reserved(name, length):
+        r = make_aside(t, op, make, parent, ref.fd, name, False, &born)
+    elif r == 0:
         r = make_owned(t, op, make, parent, ref.fd, ref.fd, name, &born)
     if r == -EEXIST and sys_statx(ref.fd, name, 0, &there) == 0 and mark_is_whiteout(&there):
-        r = make_over_whiteout(t, op, make, parent, ref.fd, name, &born)
+        r = make_aside(t, op, make, parent, ref.fd, name, True, &born)
     elif r == 0:
         r = take_whiteout_away(t, parent, ref.fd, name, length, make.mode & S_IFMT, born.fd)
         if r < 0:

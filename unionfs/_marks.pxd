@@ -11,8 +11,11 @@ cdef enum:
 
 cdef bint mark_reserved(const char *name, size_t length) noexcept nogil
 cdef bint mark_is_whiteout(const Stat *st) noexcept nogil
-cdef int mark_beside(int dirfd, const char *name, size_t length) noexcept nogil
-cdef int mark_is_opaque(int dirfd) noexcept nogil
+# A file of an application's whose name begins with .wh. (format overlay): recognised, and declared.
+cdef bint mark_is_plain(const Table *t, int dirfd, const char *name) noexcept nogil
+cdef int mark_set_plain(const Table *t, int fd) noexcept nogil
+cdef int mark_beside(const Table *t, int dirfd, const char *name, size_t length) noexcept nogil
+cdef int mark_is_opaque(const Table *t, int dirfd) noexcept nogil
 cdef Format mark_format(const Table *t, size_t length) noexcept nogil
 cdef int mark_put(Table *t, int dirfd, const char *name, size_t length) noexcept nogil
 cdef int mark_remove(int dirfd, const char *name, size_t length) noexcept nogil

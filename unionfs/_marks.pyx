@@ -30,6 +30,7 @@ from unionfs._sys cimport (
     sys_close,
     sys_getdents,
     sys_getxattr,
+    sys_getxattrat,
     sys_linkat,
     sys_listxattr,
     sys_mknodat,
@@ -40,6 +41,7 @@ from unionfs._sys cimport (
     sys_unlinkat,
     sys_utimens,
 )
+from unionfs._xattrs cimport xattr_plain
 
 cdef const char *OPAQUE_FILE = ".wh..wh..opq"
 # Names in the work directory of the inodes that all whiteouts are links to.
@@ -74,7 +76,17 @@ cdef inline bint mark_name(char *out, const char *name, size_t length) noexcept 
     return True
 
 
-cdef int mark_beside(int dirfd, const char *name, size_t length) noexcept nogil:
+cdef bint mark_is_plain(const Table *t, int dirfd, const char *name) noexcept nogil:
+    """Does this ``.wh.`` name in a directory say nothing about others?"""
+    return sys_getxattrat(dirfd, name, xattr_plain(t), NULL, 0) >= 0
+
+
+cdef int mark_set_plain(const Table *t, int fd) noexcept nogil:
+    """Declares a file before it gets such a name."""
+    return sys_setxattr(fd, xattr_plain(t), b"y", 1, 0)
+
+
+cdef int mark_beside(const Table *t, int dirfd, const char *name, size_t length) noexcept nogil:
     """1 if the directory holds ``.wh.NAME``, 0 if not, -errno."""
     cdef char mark[NAME_LIMIT + 1]
     cdef Stat st
@@ -84,10 +96,12 @@ cdef int mark_beside(int dirfd, const char *name, size_t length) noexcept nogil:
     r = sys_statx(dirfd, mark, 0, &st)
     if r == -ENOENT:
         return 0
-    return 1 if r == 0 else r
+    if r == 0:
+        return 0 if mark_is_plain(t, dirfd, mark) else 1
+    return r
 
 
-cdef int mark_is_opaque(int dirfd) noexcept nogil:
+cdef int mark_is_opaque(const Table *t, int dirfd) noexcept nogil:
     """1 if the directory hides what lies below it, in any format; 0 if not; -errno."""
     cdef char names[LIST_SIZE]
     cdef char value[4]
@@ -95,8 +109,10 @@ cdef int mark_is_opaque(int dirfd) noexcept nogil:
     cdef int64_t size, at = 0
     cdef int i, r
     r = sys_statx(dirfd, OPAQUE_FILE, 0, &st)
-    if r != -ENOENT:
-        return 1 if r == 0 else r
+    if r == 0 and not mark_is_plain(t, dirfd, OPAQUE_FILE):
+        return 1
+    if r < 0 and r != -ENOENT:
+        return r
     size = sys_listxattr(dirfd, names, LIST_SIZE)
     if size == -EOPNOTSUPP or size == 0:
         return 0
@@ -239,7 +255,10 @@ cdef int mark_clear_directory(Table *t, int dirfd, bint keep_opaque) noexcept no
             at += entry.d_reclen
             if keep_opaque and strcmp(entry.d_name, OPAQUE_FILE) == 0:
                 continue
-            if not mark_reserved(entry.d_name, strlen(entry.d_name)):
+            if mark_reserved(entry.d_name, strlen(entry.d_name)):
+                if mark_is_plain(t, fd, entry.d_name):
+                    continue
+            else:
                 if entry.d_type != DT_CHR and entry.d_type != DT_UNKNOWN:
                     continue
                 if sys_statx(fd, entry.d_name, 0, &st) < 0 or not mark_is_whiteout(&st):

@@ -14,3 +14,4 @@ cdef int xattr_copy_all(Table *t, int from_fd, int to_fd) noexcept nogil
 
 cdef const char *xattr_origin(const Table *t) noexcept nogil
 cdef const char *xattr_impure(const Table *t) noexcept nogil
+cdef const char *xattr_plain(const Table *t) noexcept nogil

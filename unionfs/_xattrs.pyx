@@ -131,3 +131,8 @@ cdef const char *xattr_origin(const Table *t) noexcept nogil:
 cdef const char *xattr_impure(const Table *t) noexcept nogil:
     """On an upper directory: it may hold files with an origin."""
     return b"trusted.unionfs.impure" if t.trusted else b"user.unionfs.impure"
+
+
+cdef const char *xattr_plain(const Table *t) noexcept nogil:
+    """On a file whose name begins with ``.wh.``: it is no mark, an application called it so."""
+    return b"trusted.unionfs.plain" if t.trusted else b"user.unionfs.plain"

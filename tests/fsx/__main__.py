@@ -16,10 +16,17 @@ def main() -> int:
     parser.add_argument("--ops", type=int, default=1_000_000, help="operations in all")
     parser.add_argument("--seed", type=int, help="repeats a run; random without it")
     parser.add_argument("--size", type=int, default=1 << 18, help="limit of the file, bytes")
-    parser.add_argument("--file", help="a file in the directory, with content, in place of a new one")
+    parser.add_argument(
+        "--file", help="a file in the directory, with content, in place of a new one"
+    )
     parser.add_argument("--remount", metavar="COMMAND", help="a shell command that remounts")
     parser.add_argument(
         "--drop-caches", action="store_true", help="write to /proc/sys/vm/drop_caches (root)"
+    )
+    parser.add_argument(
+        "--msync-before-seek",
+        action="store_true",
+        help="for FUSE, whose SEEK_DATA does not see pages that a mapping has changed",
     )
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
@@ -42,6 +49,7 @@ def main() -> int:
         seed,
         initial=initial,
         limit=options.size,
+        seek_sees_mappings=not options.msync_before_seek,
         remount=remount if options.remount else None,
         drop_caches=drop_caches if options.drop_caches else None,
     )

@@ -52,7 +52,8 @@ class Exerciser:
     The file is open through several descriptors at a time - for reading since long ago, for
     writing, appending and O_DIRECT - and mapped, so that each way has to see what the others do.
     `initial` is the content the file has already; without it the file is created. `remount` is
-    called about every ten thousand operations with nothing open, `drop_caches` more often.
+    called about every ten thousand operations with nothing open, `drop_caches` more often. Without
+    `seek_sees_mappings` the mapping is flushed before SEEK_DATA and SEEK_HOLE are tried.
     """
 
     def __init__(
@@ -388,9 +389,7 @@ class Exerciser:
 
     def _fsync(self) -> None:
         self._note("fsync")
-        self._random.choice((os.fsync, os.fdatasync))(
-            self._random.choice((self._fd, self._early))
-        )
+        self._random.choice((os.fsync, os.fdatasync))(self._random.choice((self._fd, self._early)))
 
     def _drop_pages(self) -> None:
         self._note("fsync, POSIX_FADV_DONTNEED")

@@ -10,7 +10,7 @@ _UNDEFINED = 0xFFFFFFFF
 
 
 def acl(text: str) -> bytes:
-    """Encode "u:7 U4321:6 g:5 G777:4 m:7 o:0": user, named user, group, named group, mask, other."""
+    """Encode "u:7 U4321:6 g:5 G777:4 m:7 o:0": owner, a user, group, a group, mask, others."""
     data = struct.pack("<I", 2)
     for entry in text.split():
         tag, bits = entry.split(":")

@@ -25,7 +25,7 @@ def fails(*errors: int) -> Iterator[None]:
 
 
 def read(path: str | int) -> bytes:
-    with open(path, "rb", closefd=False if isinstance(path, int) else True) as file:
+    with open(path, "rb", closefd=not isinstance(path, int)) as file:
         return file.read()
 
 
@@ -46,11 +46,7 @@ def opened(path: str, flags: int = os.O_RDONLY, mode: int = 0o666) -> Iterator[i
 
 def mode(path: str | int) -> int:
     """The permission bits with set-id and sticky."""
-    return os.lstat(path).st_mode & 0o7777 if isinstance(path, str) else _mode(path)
-
-
-def _mode(fd: int) -> int:
-    return os.fstat(fd).st_mode & 0o7777
+    return _stat(path).st_mode & 0o7777
 
 
 def names(path: str) -> set[str]:

@@ -82,9 +82,7 @@ _syscall = _declared("syscall", _LONG, _LONG, _LONG, _LONG, _LONG, _LONG, result
 
 
 def renameat2(source: Path, target: Path, flags: int) -> None:
-    _check(
-        _renameat2(AT_FDCWD, os.fsencode(source), AT_FDCWD, os.fsencode(target), flags), source
-    )
+    _check(_renameat2(AT_FDCWD, os.fsencode(source), AT_FDCWD, os.fsencode(target), flags), source)
 
 
 def link_descriptor(fd: int, target: Path) -> None:
@@ -118,9 +116,7 @@ def setns(fd: int, kind: int) -> None:
 
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
-    _check(
-        _mount(source.encode(), target.encode(), fstype.encode(), flags, data.encode()), target
-    )
+    _check(_mount(source.encode(), target.encode(), fstype.encode(), flags, data.encode()), target)
 
 
 def umount(target: str, flags: int = 0) -> None:
@@ -262,9 +258,7 @@ class Aio:
         """Wait for `count` completions: number of the submission -> result."""
         events = ctypes.create_string_buffer(32 * count)
         done = _check(
-            _syscall(
-                _SYS_IO_GETEVENTS, self._context, count, count, ctypes.addressof(events), 0
-            )
+            _syscall(_SYS_IO_GETEVENTS, self._context, count, count, ctypes.addressof(events), 0)
         )
         return {
             number: result

@@ -107,7 +107,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         failure, facts = _workers[name].call((pyfuncitem.stash[_number], False, None))
         if failure is None and pyfuncitem.get_closest_marker("remounted"):
             _workers[name].close()  # what a case left open would keep the place busy
-            pyfuncitem.funcargs["mounted"].remount()
+            mounted = pyfuncitem.funcargs["mounted"]
+            assert isinstance(mounted, Mounted)
+            mounted.remount()
             failure, _ = _workers[name].call((pyfuncitem.stash[_number], True, facts))
     except process.Hung as error:
         _hung_in[name] = pyfuncitem.name

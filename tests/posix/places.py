@@ -129,9 +129,7 @@ KINDS: Mapping[str, Kind] = {
     "unionfs-upper": Kind(_unionfs, ["upper"], can=frozenset(NEEDS)),
     "unionfs-lower": Kind(_unionfs, ["lower"]),
     "unionfs-merged": Kind(_unionfs, _ALL_BRANCHES, _TWO),
-    "unionfs-namespace": Kind(
-        _unionfs, _ALL_BRANCHES, _TWO, can=_NAMESPACE, caller="namespace"
-    ),
+    "unionfs-namespace": Kind(_unionfs, _ALL_BRANCHES, _TWO, can=_NAMESPACE, caller="namespace"),
     "unionfs-user": Kind(_unionfs, _ALL_BRANCHES, _TWO, can=frozenset(), caller="user"),
 }
 
@@ -168,7 +166,7 @@ class Place:
         return process.call(act, deadline=process.DEADLINE / 2)
 
 
-def remounted(check: Callable[[Place, Any], object]) -> Any:
+def remounted(check: Callable[[Place, Any], object]) -> pytest.MarkDecorator:
     """Mark a case: the place is mounted anew after it, then check(place, its result) must hold."""
     return pytest.mark.remounted.with_args(check)
 

@@ -212,7 +212,15 @@ def test_moved_in_is_not_changed(place: Place) -> None:
     assert os.listxattr(place / "dir/file") == []
 
 
-@given({"dir": Dir(mode=0o777, xattrs={DEFAULT: INHERITED}, children={"file": File(mode=0o604, content=b"f")})})
+@given(
+    {
+        "dir": Dir(
+            mode=0o777,
+            xattrs={DEFAULT: INHERITED},
+            children={"file": File(mode=0o604, content=b"f")},
+        )
+    }
+)
 def test_copied_up_is_not_changed(place: Place) -> None:
     """A copy is created in a directory with a default ACL and must not take it on."""
     write(place / "dir/file", b"new")

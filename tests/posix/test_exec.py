@@ -87,7 +87,12 @@ def test_missing_interpreter(place: Place) -> None:
 
 
 @pytest.mark.needs("users")
-@given({"private": File(content=b"#!/bin/sh\n", mode=0o700), "execute": File(content=_PROGRAM, mode=0o711)})
+@given(
+    {
+        "private": File(content=b"#!/bin/sh\n", mode=0o700),
+        "execute": File(content=_PROGRAM, mode=0o711),
+    }
+)
 def test_rights(place: Place) -> None:
     assert place.as_user(raised, os.execv, place / "private", ["x"]) == EACCES
     if BUSYBOX:

@@ -32,7 +32,7 @@ ALL = ["file", "pair", "dir", "link", "fifo", "socket", "empty", "dir/twin", "di
 
 def _facts(place: Place) -> dict[str, tuple[int, ...]]:
     """What must stay of every file below the place, and that listings agree with it."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for top, directories, files in os.walk(place.path):
         with os.scandir(top) as entries:
             listed = {entry.name: entry.inode() for entry in entries}
@@ -112,17 +112,14 @@ CHANGES = {
 each_change = pytest.mark.parametrize("change", CHANGES)
 
 
-@each_change
+@pytest.mark.parametrize("change", [change for change in CHANGES if change != "replace"])
 @given(TREE)
 def test_inode_numbers_follow_the_files(place: Place, change: str) -> None:
-    """Of what is left afterwards, each number was there before, for a file of the same type."""
+    """Each number was there before, for a file of the same type."""
     before = {facts[0]: stat.S_IFMT(facts[1]) for facts in _facts(place).values()}
     CHANGES[change](place)
     after = {facts[0]: stat.S_IFMT(facts[1]) for facts in _facts(place).values()}
-    new = 2 if change == "replace" else 0
-    assert len(set(after) - set(before)) <= new
-    for ino in set(after) & set(before):
-        assert after[ino] == before[ino]
+    assert after.items() <= before.items()
 
 
 @pytest.mark.needs("caches")

@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import socket
 import stat
 from collections.abc import Callable
@@ -190,7 +191,7 @@ EVENTS: dict[str, tuple[Callable[[Place], object], list[tuple[int, str]]]] = {
     "link": (lambda p: os.link(p / "file", p / "new"), [(IN_CREATE, "new")]),
     "unlink": (lambda p: os.unlink(p / "file"), [(IN_DELETE, "file")]),
     "rmdir": (
-        lambda p: (os.unlink(p / "dir/child"), os.rmdir(p / "dir")),
+        lambda p: shutil.rmtree(p / "dir"),
         [(IN_DELETE | IN_ISDIR, "dir")],
     ),
     "rename": (

@@ -31,7 +31,21 @@ def test_new_names_with_every_byte(place: Place) -> None:
     assert names(place.path) == set(EVERY_BYTE)
 
 
-SPECIAL = ["\n", " ", "-rf", "*", "\\", "a:b", "a,b", "...", "..a", ".hidden", "\udcff", "e\u0301", "\u00e9"]
+SPECIAL = [
+    "\n",
+    " ",
+    "-rf",
+    "*",
+    "\\",
+    "a:b",
+    "a,b",
+    "...",
+    "..a",
+    ".hidden",
+    "\udcff",
+    "e\u0301",
+    "\u00e9",
+]
 
 
 @pytest.mark.parametrize("number", range(len(SPECIAL)))

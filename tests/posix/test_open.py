@@ -265,7 +265,11 @@ def test_access_modes_bind_descriptors(place: Place) -> None:
     with opened(place / "file", os.O_WRONLY) as fd, fails(9):
         os.read(fd, 1)
     with opened(place / "file", os.O_PATH) as fd:
-        for operation in (lambda: os.read(fd, 1), lambda: os.fchmod(fd, 0), lambda: os.ftruncate(fd, 0)):
+        for operation in (
+            lambda: os.read(fd, 1),
+            lambda: os.fchmod(fd, 0),
+            lambda: os.ftruncate(fd, 0),
+        ):
             with fails(9):
                 operation()
 

@@ -38,9 +38,7 @@ STICKY_ACTS: dict[str, Callable[[Place], object]] = {
     "rename-from": lambda p: os.rename(p / "tmp/theirs", p / "tmp/new"),
     "rename-over": lambda p: os.rename(p / "tmp/mine", p / "tmp/theirs"),
     "rename-dir": lambda p: os.rename(p / "tmp/their-dir", p / "tmp/new"),
-    "exchange": lambda p: calls.renameat2(
-        p / "tmp/mine", p / "tmp/theirs", calls.RENAME_EXCHANGE
-    ),
+    "exchange": lambda p: calls.renameat2(p / "tmp/mine", p / "tmp/theirs", calls.RENAME_EXCHANGE),
 }
 
 
@@ -147,7 +145,15 @@ def test_moved_in_keeps_its_group(place: Place) -> None:
 
 
 @pytest.mark.needs("users")
-@given({"shared": Dir(mode=0o2777, gid=777, children={"file": File(content=b"f", gid=5), "dir": Dir(gid=5, children={"x": File()})})})
+@given(
+    {
+        "shared": Dir(
+            mode=0o2777,
+            gid=777,
+            children={"file": File(content=b"f", gid=5), "dir": Dir(gid=5, children={"x": File()})},
+        )
+    }
+)
 def test_copied_up_keeps_its_group(place: Place) -> None:
     """Copies are created in a set-group-id directory and must not take its group."""
     write(place / "shared/file", b"new")

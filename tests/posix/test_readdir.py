@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Callable
 from errno import EINVAL, ENOENT, ENOTDIR
 
 import pytest
@@ -119,9 +120,8 @@ def test_rename_while_listing(place: Place) -> None:
     with opened(place.path, os.O_DIRECTORY) as fd:
         while some := calls.getdents(fd, 400):
             found += _names(some)
-            os.rename(place / "entry-099", place / "entry-099x") if "entry-099" in names(
-                place.path
-            ) else None
+            if "entry-099" in names(place.path):
+                os.rename(place / "entry-099", place / "entry-099x")
     untouched = set(HUNDRED) - {"entry-099"}
     assert untouched <= set(found)
     assert len([name for name in found if name in untouched]) == len(untouched)
@@ -162,7 +162,7 @@ def test_removed_directory(place: Place) -> None:
 @given(TREE)
 def test_one_descriptor_sees_every_change(place: Place) -> None:
     with opened(place / "dir", os.O_DIRECTORY) as fd:
-        steps = [
+        steps: list[tuple[Callable[[], object], set[str]]] = [
             (lambda: write(place / "dir/a", b""), {"child", "a"}),
             (lambda: os.mkdir(place / "dir/b"), {"child", "a", "b"}),
             (lambda: os.unlink(place / "dir/child"), {"a", "b"}),

@@ -176,7 +176,12 @@ def test_over_an_ancestor(place: Place) -> None:
 
 @given(TREE)
 def test_dots(place: Place) -> None:
-    for source, target in (("full/.", "new"), ("full/..", "new"), ("empty", "full/."), ("empty", "full/..")):
+    for source, target in (
+        ("full/.", "new"),
+        ("full/..", "new"),
+        ("empty", "full/."),
+        ("empty", "full/.."),
+    ):
         with fails(EINVAL, 16):  # EBUSY
             os.rename(place / source, place / target)
 
@@ -306,16 +311,18 @@ def test_open_directory_follows(place: Place) -> None:
 
 @given(TREE)
 def test_times(place: Place) -> None:
-    with opened(place / "file", os.O_PATH) as fd, stamped(
-        {fd: "c", place / "full": "mc", place.path: "mc", place / "empty": ""}
+    with (
+        opened(place / "file", os.O_PATH) as fd,
+        stamped({fd: "c", place / "full": "mc", place.path: "mc", place / "empty": ""}),
     ):
         os.rename(place / "file", place / "full/file")
 
 
 @given(TREE)
 def test_times_of_directories(place: Place) -> None:
-    with opened(place / "full", os.O_PATH) as fd, stamped(
-        {fd: "c", place / "full2": "mc", place.path: "mc"}
+    with (
+        opened(place / "full", os.O_PATH) as fd,
+        stamped({fd: "c", place / "full2": "mc", place.path: "mc"}),
     ):
         os.rename(place / "full", place / "full2/moved")
 
@@ -338,7 +345,7 @@ def test_without_the_right(place: Place) -> None:
 @pytest.mark.needs("users")
 @given({"mine": Dir(uid=USER, children={"dir": Dir(mode=0o755)}), "also": Dir(uid=USER)})
 def test_foreign_directory_to_another_parent(place: Place) -> None:
-    """".." of the directory changes: that needs the right to write to it."""
+    """ ".." of the directory changes: that needs the right to write to it."""
     assert place.as_user(raised, os.rename, place / "mine/dir", place / "also/dir") == EACCES
     place.as_user(os.rename, place / "mine/dir", place / "mine/new")
 

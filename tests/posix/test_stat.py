@@ -41,7 +41,12 @@ def test_type(place: Place, name: str) -> None:
 
 @pytest.mark.needs("devices")
 @pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK])
-@given({"null": Special(type=stat.S_IFCHR, device=os.makedev(1, 3)), "loop": Special(type=stat.S_IFBLK, device=os.makedev(7, 200))})
+@given(
+    {
+        "null": Special(type=stat.S_IFCHR, device=os.makedev(1, 3)),
+        "loop": Special(type=stat.S_IFBLK, device=os.makedev(7, 200)),
+    }
+)
 def test_device(place: Place, kind: int) -> None:
     name, number = ("null", (1, 3)) if kind == stat.S_IFCHR else ("loop", (7, 200))
     os.chmod(place / name, 0o600)
@@ -64,10 +69,15 @@ def test_file(place: Place) -> None:
 def test_inode_number_outlives_every_change(place: Place, name: str) -> None:
     path = place / name
     before = os.lstat(path).st_ino
+
+    def there_and_back() -> None:
+        os.rename(path, path + "2")
+        os.rename(path + "2", path)
+
     changes: list[Callable[[], object]] = [
         lambda: os.utime(path, (1, 2), follow_symlinks=False),
         lambda: os.lchown(path, -1, os.getegid()),
-        lambda: (os.rename(path, path + "2"), os.rename(path + "2", path)),
+        there_and_back,
     ]
     if name != "link":
         changes.append(lambda: os.chmod(path, 0o700))

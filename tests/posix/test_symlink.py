@@ -10,7 +10,17 @@ from tests.posix.asserts import fails, names, raised, read, stamped, umask, writ
 from tests.posix.places import GROUP, USER, Place
 from tests.posix.trees import Dir, File, Symlink, given
 
-TARGETS = ["x", "a/b/c", "/absolute", "../up", ".", "nowhere", "t" * 255, "p/" * 2047, "\udcff\udc81 \n"]
+TARGETS = [
+    "x",
+    "a/b/c",
+    "/absolute",
+    "../up",
+    ".",
+    "nowhere",
+    "t" * 255,
+    "p/" * 2047,
+    "\udcff\udc81 \n",
+]
 
 
 @pytest.mark.parametrize("number", range(len(TARGETS)))

@@ -5,13 +5,16 @@ import socket
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
 
+class Node:
+    """An entry of a tree."""
+
+
 @dataclass(frozen=True)
-class _Node:
+class _Inode(Node):
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
@@ -21,41 +24,41 @@ class _Node:
 
 
 @dataclass(frozen=True)
-class File(_Node):
+class File(_Inode):
     content: bytes = b""
     #: Size when it is more than the content: the rest is a hole.
     size: int | None = None
 
 
 @dataclass(frozen=True)
-class Dir(_Node):
+class Dir(_Inode):
     children: "Tree" = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Symlink(_Node):
+class Symlink(_Inode):
     target: str = ""
 
 
 @dataclass(frozen=True)
-class Hardlink:
+class Hardlink(Node):
     """Another name of a file named earlier, by its path from the top of the tree."""
 
     to: str
 
 
 @dataclass(frozen=True)
-class Special(_Node):
+class Special(_Inode):
     """A FIFO, a socket or a device; `type` is one of stat.S_IF*."""
 
     type: int = stat.S_IFIFO
     device: int = 0
 
 
-Tree = Mapping[str, File | Dir | Symlink | Hardlink | Special]
+Tree = Mapping[str, Node]
 
 
-def given(tree: Tree) -> Any:
+def given(tree: Tree) -> pytest.MarkDecorator:
     """Mark a case: the tree is in its directory, as the place sees fit, before it is mounted."""
     return pytest.mark.given(tree)
 
@@ -76,6 +79,7 @@ def build(branches: Sequence[str], tree: Tree) -> None:
             branch = branches[owner[path]]
             os.link(os.path.join(branch, node.to), os.path.join(branch, path))
             continue
+        assert isinstance(node, File | Symlink | Special)
         owner[path] = len(owner) % len(branches)
         target = os.path.join(branches[owner[path]], path)
         _create(target, node)
@@ -87,9 +91,7 @@ def build(branches: Sequence[str], tree: Tree) -> None:
                 _dress(os.path.join(branch, path), node)
 
 
-def _walk(
-    tree: Tree, above: str = ""
-) -> Iterator[tuple[str, File | Dir | Symlink | Hardlink | Special]]:
+def _walk(tree: Tree, above: str = "") -> Iterator[tuple[str, Node]]:
     for name, node in tree.items():
         path = os.path.join(above, name)
         yield path, node
@@ -116,7 +118,7 @@ def _create(path: str, node: File | Symlink | Special) -> None:
                 file.truncate(node.size)
 
 
-def _dress(path: str, node: _Node) -> None:
+def _dress(path: str, node: _Inode) -> None:
     """Set the attributes; the owner first, for chown clears set-id bits."""
     if node.uid is not None or node.gid is not None:
         os.chown(

@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import ClassVar
 
 from tests.posix import calls
 from tests.stress.tree import ABSENT, content, private, steady
@@ -25,7 +26,7 @@ RACES = {
 class Load:
     """One process: picks a method at random, again and again."""
 
-    choices: dict[str, int]
+    choices: ClassVar[dict[str, int]]
 
     def __init__(self, top: str, number: int, seed: int) -> None:
         self.top = top
@@ -50,7 +51,7 @@ class Load:
 class Shared(Load):
     """Does everything to names that everybody uses; only the errors of races are allowed."""
 
-    choices = {
+    choices: ClassVar = {
         "create": 8, "write": 8, "read": 8, "truncate": 2, "unlink": 6, "rename": 6,
         "exchange": 2, "link": 4, "symlink": 2, "mkdir": 4, "rmdir": 3, "rename_dir": 2,
         "list": 4, "stat": 10, "chmod": 2, "xattr": 2, "hold": 2,
@@ -153,7 +154,7 @@ class Shared(Load):
 class Private(Load):
     """Changes files that nobody else touches, and knows their content at every moment."""
 
-    choices = {
+    choices: ClassVar = {
         "write": 10, "append": 5, "truncate": 3, "rewrite": 3, "replace": 3, "rename": 4,
         "link": 3, "remove": 2, "verify": 15, "list": 3,
     }  # fmt: skip
@@ -208,7 +209,9 @@ class Private(Load):
         name, data = self._any(), self._data()
         with open(self._path("tmp"), "wb") as file:
             file.write(data)
-            os.fsync(file.fileno()) if self.random.random() < 0.1 else None
+            if self.random.random() < 0.1:
+                file.flush()
+                os.fsync(file.fileno())
         os.rename(self._path("tmp"), self._path(name))
         self.files[name] = bytearray(data)
         self.inodes[name] = os.stat(self._path(name)).st_ino
@@ -269,7 +272,7 @@ class Private(Load):
 class Steady(Load):
     """Looks up what must be there and what must not, and sees its own changes at once."""
 
-    choices = {"there": 20, "not_there": 10, "listing": 5, "flip": 8, "flip_dir": 3}
+    choices: ClassVar = {"there": 20, "not_there": 10, "listing": 5, "flip": 8, "flip_dir": 3}
 
     def __init__(self, top: str, number: int, seed: int) -> None:
         super().__init__(top, number, seed)

@@ -42,7 +42,9 @@ def stress(
     return counts
 
 
-def _run(kind: Callable[[str, int, int], Load], top: str, number: int, seed: int, end: float):
+def _run(
+    kind: Callable[[str, int, int], Load], top: str, number: int, seed: int, end: float
+) -> Counter[str]:
     return kind(top, number, seed).run(end)
 
 

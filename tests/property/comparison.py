@@ -31,13 +31,12 @@ class Side:
 
     def __init__(self, union: Union, base: Path, stack: Sequence[Dir], lowers: Sequence[Path]):
         self.union = union
-        self.plain = union.whiteout == "none"
         # The mount point's parent holds nothing else: symbolic links may lead there.
         self.layout = Layout(lowers, base / "upper", base / "work", base / "merged" / "mount")
         self.layout.work.mkdir(parents=True)
         self.layout.mountpoint.parent.mkdir()
         root = Dir(mode=0o777)
-        if self.plain:
+        if union.whiteout == "none":
             trees.build(self.layout.mountpoint, trees.merged(stack, root), union.whiteout)
         else:
             trees.build(self.layout.upper, root, union.whiteout)
@@ -147,12 +146,12 @@ class Comparison:
         if changed := inodes.items() ^ subject.program.inodes().items():
             self._differ("the end", f"inode numbers before and after remounting: {sorted(changed)}")
         subject.unmount()
-        if subject.union.whiteout == reference.union.whiteout:
+        if self._reference.portable and subject.union.whiteout == reference.union.whiteout:
             reference.remount(subject)
             given = reference.program.scan()
             self._compare(tree, given, "the subject and the reference on the subject's upper")
         reference.unmount()
-        if not reference.plain:
+        if self._reference.portable:
             subject.remount(reference)
             given = subject.program.scan()
             self._compare(tree, given, "the reference and the subject on the reference's upper")

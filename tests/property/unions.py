@@ -54,8 +54,12 @@ class Union(Protocol):
 class Reference(Union, Protocol):
     """A union that another one is compared with."""
 
+    @property
+    def portable(self) -> bool:
+        """Whether the other side can read its upper, and it the other's."""
+
     def explains(self, step: Step, own: Outcome, other: Outcome) -> str | None:
-        """Why a step's outcome may differ: a row of docs/differences.md, or the reference's fault."""
+        """Why a step's outcome may differ: a row of docs/differences.md, or its own fault."""
 
 
 @dataclass
@@ -78,6 +82,10 @@ class Plain:
 
     def program(self, layout: Layout) -> Program:
         return Operations(layout.mountpoint, keeps_time=True)
+
+    @property
+    def portable(self) -> bool:
+        return False
 
     def explains(self, step: Step, own: Outcome, other: Outcome) -> str | None:
         if step[0] == "readdir" and other == ([], []):
@@ -106,6 +114,10 @@ class Kernel:
 
     def program(self, layout: Layout) -> Program:
         return Operations(layout.mountpoint, phantoms=True, stale_mappings=True, keeps_time=True)
+
+    @property
+    def portable(self) -> bool:
+        return "index=on" not in self.options  # an index belongs to one work directory
 
     def explains(self, step: Step, own: Outcome, other: Outcome) -> str | None:
         match step[0], own, other:

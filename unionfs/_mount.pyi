@@ -17,3 +17,7 @@ def umount(target: str, flags: int = 0) -> None:
 
 def syncfs(fd: int) -> None:
     """syncfs(2)."""
+
+def clone(fd: int) -> int:
+    """open_tree(2): a private copy of the mount a directory is on, from that directory down, without
+    what is mounted below it; a descriptor (O_PATH) of the directory in it."""

@@ -12,9 +12,20 @@ cdef extern from "<sys/mount.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     int c_syncfs "syncfs"(int fd)
+    long syscall(long number, ...)
+
+cdef extern from "<sys/syscall.h>" nogil:
+    const long SYS_open_tree
+
+cdef extern from "<fcntl.h>" nogil:
+    const int AT_EMPTY_PATH
+    const int O_CLOEXEC
 
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
+
+cdef enum:
+    OPEN_TREE_CLONE = 1     # <linux/mount.h>, which cannot be included beside <sys/mount.h>
 
 
 cdef check(int result, int error, str path):
@@ -54,3 +65,12 @@ def syncfs(int fd):
         result = c_syncfs(fd)
         error = errno
     check(result, error, None)
+
+
+def clone(int fd):
+    cdef int result, error
+    with nogil:
+        result = <int>syscall(SYS_open_tree, fd, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | O_CLOEXEC)
+        error = errno
+    check(result, error, None)
+    return result

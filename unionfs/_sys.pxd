@@ -45,14 +45,15 @@ cdef extern from *:
         return NEG(statx(dirfd, path, flags | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT,
                          STATX_BASIC_STATS | STATX_BTIME, st));
     }
-    /* Opens `name` (one or more components) below dirfd without following any link. */
+    /* Opens `name` (one or more components) below dirfd without following any link or entering
+       a mount: a branch is one filesystem (-EXDEV). */
     static inline int sys_open_beneath(int dirfd, const char *name, int flags, unsigned mode) {
         struct open_how how;
         int fd;
         memset(&how, 0, sizeof how);
         how.flags = (unsigned)(flags | O_CLOEXEC);
         how.mode = (flags & (O_CREAT | __O_TMPFILE)) ? mode : 0;
-        how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
+        how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV;
         do
             fd = (int)syscall(SYS_openat2, dirfd, name, &how, sizeof how);
         while (fd < 0 && errno == EAGAIN); /* a rename above raced with RESOLVE_BENEATH */

@@ -72,19 +72,20 @@ class Session:
         else:
             stack.open_workdir()
         keep_open = options.copyup == "open" or not _overrides_permissions()
-        tree = Tree(
-            stack.lower_fds,
-            stack.upper_fd,
-            stack.work_fd,
-            whiteout=stack.whiteout,
-            rename_dir=options.rename_dir,
-            durable=not options.volatile,
-            trusted=stack.trusted,
-            keep_open=keep_open,
-            inline_limit=INLINE_LIMIT,
-            fd_limit=_cached_descriptors(),
-            state=stack.state_fd,
-        )
+        with ExitStack() as clones:
+            tree = Tree(
+                [_without_submounts(fd, clones) for fd in stack.lower_fds],
+                stack.upper_fd,
+                stack.work_fd,
+                whiteout=stack.whiteout,
+                rename_dir=options.rename_dir,
+                durable=not options.volatile,
+                trusted=stack.trusted,
+                keep_open=keep_open,
+                inline_limit=INLINE_LIMIT,
+                fd_limit=_cached_descriptors(),
+                state=stack.state_fd,
+            )
         undo.callback(tree.close)
         relay = self.relay = Relay(tree)
         relay.start()
@@ -303,6 +304,20 @@ def _cached_descriptors() -> int:
 def _answer(mountpoint: str) -> os.stat_result:
     """What the mount says of its root; waits until it says something."""
     return os.stat(mountpoint)
+
+
+def _without_submounts(fd: int, undo: ExitStack) -> int:
+    """A branch as it is below what is mounted inside it, where that can be had.
+
+    Where not (an ordinary user; mounts that a user namespace has locked), such a directory is
+    EXDEV: a branch is one filesystem.
+    """
+    try:
+        clone = _mount.clone(fd)
+    except OSError:
+        return fd
+    undo.callback(os.close, clone)
+    return clone
 
 
 def _read_ahead(device: int) -> None:

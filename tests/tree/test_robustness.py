@@ -175,16 +175,18 @@ def perform(tree: Tree, step: tuple[object, ...]) -> None:
 @given(
     steps=st.lists(STEPS, max_size=40),
     whiteout=st.sampled_from(["aufs", "overlay"]),
+    rename_dir=st.sampled_from(["copy", "redirect", "exdev"]),
     fd_limit=st.sampled_from([1, 4, 256]),
 )
 def test_random_calls(
-    union: Union, steps: list[tuple[object, ...]], whiteout: str, fd_limit: int
+    union: Union, steps: list[tuple[object, ...]], whiteout: str, rename_dir: str, fd_limit: int
 ) -> None:
     """Any answer will do but a crash; what is remembered is what is there."""
-    union.restart(whiteout=whiteout, fd_limit=fd_limit, inline_limit=4096)
-    for directory in (union.upper, union.work, *union.lowers):
-        subprocess.run(["find", directory, "-mindepth", "1", "-delete"], check=True)
-        os.chmod(directory, 0o755)
+    union.restart(whiteout=whiteout, rename_dir=rename_dir, fd_limit=fd_limit, inline_limit=4096)
+    directories = (union.upper, union.work, *union.lowers)
+    subprocess.run(["find", *directories, "-mindepth", "1", "-delete"], check=True)
+    for directory in directories:
+        directory.chmod(0o755)
         for name in os.listxattr(directory):
             os.removexattr(directory, name)
     put(union.lowers[0], "a", "c/a", "c/b/a", "d/")

@@ -438,6 +438,30 @@ def test_marks_of_the_other_format_count_as_much(formatted: Union, case: Case) -
     assert union.visible() == seen
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_redirects_show_the_same(formatted: Union, case: Case) -> None:
+    """However a directory is renamed: what is seen is what `rename_dir=copy` shows."""
+    union = formatted
+    union.restart(rename_dir="redirect")
+    format_ = str(union.options["whiteout"])
+    for root, paths in zip(
+        (*union.lowers, union.upper), (case.lower, case.lower2, case.upper), strict=True
+    ):
+        build(root, paths, format_)
+    case.act(union)
+    seen = union.visible()
+    shown = {path for path, what in case.expected.items() if what != "gone"}
+    assert shown <= set(seen)
+    assert {path for path, what in case.expected.items() if what == "gone"}.isdisjoint(seen)
+    for path in shown:
+        content = case.expected[path]
+        if content not in ("dir", "opaque", "fifo") and not content.startswith("-> "):
+            assert union.read(path) == content.encode()
+    assert union.scratch() == set()
+    union.restart()
+    assert union.visible() == seen
+
+
 def test_marks_of_a_daemon_without_privileges(union: Union) -> None:
     """It may not write trusted.*; devices it may make since Linux 5.8."""
     put(union.lower, "d/f", "f")

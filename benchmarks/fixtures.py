@@ -112,17 +112,20 @@ class Fixtures:
         names = [f"flat/{number:06d}" for number in range(count)]
         return self.once(f"flat-{count}", lambda place: _write(place / "0", names, (0,)))
 
-    def layers(self, count: int) -> Stack:
+    def layers(self, count: int, in_directory: int) -> Stack:
         """The same files for any ``count``: every layer has all directories, each file is in one.
 
-        So any look-up has to ask every layer, unless something remembers.
+        So any look-up has to ask every layer, unless something remembers; and what remembers has
+        to read ``count`` directories before it knows about ``in_directory`` files.
         """
-        return self.once(f"layers-{count}", lambda place: _layers(place, count, self._scale))
+        files = names(max(self._scale.changed, count), in_directory)
+        name = f"layers-{count}-{in_directory}"
+        return self.once(name, lambda place: _layers(place, count, files))
 
 
-def names(count: int) -> list[str]:
+def names(count: int, in_directory: int = FILES_IN_DIRECTORY) -> list[str]:
     """``count`` file names, two directories deep."""
-    step = FILES_IN_DIRECTORY
+    step = in_directory
     return [
         f"d{number // step // 20:03d}/s{number // step % 20:02d}/f{number:07d}.txt"
         for number in range(count)
@@ -151,8 +154,7 @@ def _one_layer(place: Path, count: int, sizes: Iterable[int] = SIZES) -> Stack:
     return _write(place / "0", names(count), sizes)
 
 
-def _layers(place: Path, count: int, scale: Scale) -> Stack:
-    files = names(max(scale.changed, count))
+def _layers(place: Path, count: int, files: list[str]) -> Stack:
     directories = sorted({os.path.dirname(name) for name in files})
     lowers = tuple(place / str(number) for number in range(count))
     total = 0

@@ -190,20 +190,27 @@ def unmount(mounted: Mounted) -> None:
 
     Raises PeerError if force was needed: such a peer's numbers are not to be trusted.
     """
-    command = ["umount"] if os.geteuid() == 0 else ["fusermount3", "-u"]
-    refused = subprocess.run([*command, str(mounted.path)], capture_output=True, text=True)
-    if refused.returncode != 0:
-        lazily = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
-        subprocess.run([*lazily, str(mounted.path)], check=False)
-        _end(mounted.servers)
-        raise PeerError(refused.stderr.strip())
+    root = os.geteuid() == 0
     deadline = time.monotonic() + UNMOUNT_TIMEOUT
+    while refusal := _umount(mounted.path, ["umount"] if root else ["fusermount3", "-u"]):
+        # Others may be looking at every mount of the machine for a moment.
+        if "busy" not in refusal or time.monotonic() > deadline:
+            _umount(mounted.path, ["umount", "-l"] if root else ["fusermount3", "-u", "-z"])
+            _end(mounted.servers)
+            raise PeerError(refusal)
+        time.sleep(0.05)
     while running := [pid for pid in mounted.servers if os.waitpid(pid, os.WNOHANG)[0] == 0]:
         mounted.servers = running
         if time.monotonic() > deadline:
             _end(running)
             raise PeerError(f"still running {UNMOUNT_TIMEOUT:.0f} s after the unmount")
         time.sleep(0.005)
+
+
+def _umount(path: Path, command: list[str]) -> str:
+    """What the command said when it refused; nothing if the mount is gone."""
+    done = subprocess.run([*command, str(path)], capture_output=True, text=True)
+    return (done.stderr.strip() or f"status {done.returncode}") if done.returncode else ""
 
 
 def unavailable(peer: Peer, directory: Path) -> str | None:

@@ -79,9 +79,9 @@ TARGETS: tuple[Target, ...] = (
     *_cost(1.0, *COPY_UP),
     *_mode("volatile", "cost", 1.0, "overlayfs-volatile", *COPY_UP),
     *_mode("volatile", "speed", 2.0, FUSE, *COPY_UP),
-    *_cost(1.0, "missing names, many layers"),
-    *_cost(1.5, "look-ups, many layers"),
-    *_speed(3.0, *MANY_LAYERS),
+    *_cost(1.0, "missing names, many layers", "missing names, many layers, small directories"),
+    *_cost(1.5, "look-ups, many layers", "look-ups, many layers, small directories"),
+    *_speed(3.0, *MANY_LAYERS, *(f"{row}, small directories" for row in MANY_LAYERS)),
     *(
         Target(row, "cost", 1.3, OURS, reference_row=row.replace("many layers", "one layer"))
         for row in MANY_LAYERS

@@ -111,7 +111,7 @@ def test_fixture_has_the_files_it_names(name: str, tmp_path: Path) -> None:
 
 def test_layers_spread_the_same_files(tmp_path: Path) -> None:
     fixtures = Fixtures(tmp_path / "fixtures", TINY)
-    one, many = fixtures.layers(1), fixtures.layers(3)
+    one, many = fixtures.layers(1, 10), fixtures.layers(3, 10)
     assert one.files == many.files
     assert one.bytes == many.bytes
     for name in many.files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.fixtures import FILES_IN_DIRECTORY
 from benchmarks.session import Session
 from benchmarks.workloads import clients
 from benchmarks.workloads.registry import Sample, Samples, workload
@@ -10,7 +11,7 @@ from benchmarks.workloads.registry import Sample, Samples, workload
 @workload("scaling-layers", scaling=True)
 def by_layers(session: Session) -> Samples:
     for count in session.scale.scaling_layers:
-        stack = session.fixtures.layers(count)
+        stack = session.fixtures.layers(count, FILES_IN_DIRECTORY)
         for row, function, names in (
             ("look-up, by layers", clients.lstat_all, stack.files),
             ("missing name, by layers", clients.find_none, stack.missing),

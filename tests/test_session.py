@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import logging
 import os
 import signal
@@ -17,7 +18,8 @@ import pytest
 import unionfs
 from tests.conftest import Directories, LogWatch, OrdinaryUser
 from tests.wire.channel import fails
-from unionfs import daemon, kernel, session, uppers
+from unionfs import copyup, daemon, kernel, session, uppers
+from unionfs._tree import Tree
 from unionfs.branches import BranchStack
 from unionfs.errors import (
     DeviceMissing,
@@ -441,6 +443,66 @@ def test_a_slow_path_killed_in_the_middle_of_work(
         wanted = (4 << 20) + 1 + (results[name] == "done")
         assert (branches.mountpoint / "a/b" / name).stat().st_size >= wanted - 1
     assert set(results.values()) == {"done"}
+
+
+@root_only
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_who_waits_for_a_copy_can_be_killed(
+    branches: Directories,
+    here: Callable[..., Session],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    """At once, and other signals do not make its write fail."""
+    copying = threading.Event()
+    go_on = threading.Event()
+    bring_up = copyup.bring_up
+
+    def held(tree: Tree, node: int) -> None:
+        copying.set()
+        go_on.wait(30)
+        bring_up(tree, node)
+
+    (branches.lower / "a/b").mkdir(parents=True)
+    names = ["a/b/killed", "a/b/patient"]
+    for name in names:
+        (branches.lower / name).write_text("lower")
+    monkeypatch.setattr(copyup, "bring_up", held)
+    here()
+    code = """
+import os, signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: None)
+fd = os.open(sys.argv[1], os.O_WRONLY)
+os.write(1, b"ready")
+os.write(1, b"%d" % os.write(fd, b"UP"))
+"""
+    words = [[sys.executable, "-c", code, str(branches.mountpoint / name)] for name in names]
+    with (
+        subprocess.Popen(words[0], stdout=subprocess.PIPE) as killed,
+        subprocess.Popen(words[1], stdout=subprocess.PIPE) as patient,
+    ):
+        assert killed.stdout is not None
+        assert patient.stdout is not None
+        assert killed.stdout.read(5) == patient.stdout.read(5) == b"ready"
+        assert copying.wait(30)
+        try:
+            while parked(branches.mountpoint) < 2:
+                threading.Event().wait(0.001)
+            patient.send_signal(signal.SIGUSR1)
+            killed.send_signal(number)
+            assert killed.wait(30) == -number
+            assert killed.stdout.read() == b""
+            assert parked(branches.mountpoint) == 1
+        finally:
+            go_on.set()
+        assert patient.stdout.read() == b"2"
+    assert [(branches.mountpoint / name).read_text() for name in names] == ["lower", "UPwer"]
+
+
+def parked(mountpoint: Path) -> int:
+    count = json.loads(os.getxattr(mountpoint, "user.unionfs.status"))["parked"]
+    assert isinstance(count, int)
+    return count
 
 
 @root_only

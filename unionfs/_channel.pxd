@@ -29,6 +29,9 @@ cdef extern from *:
     static inline void atomic_add(uint64_t *counter, uint64_t n) {
         __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
     }
+    static inline void atomic_subtract(uint64_t *counter, uint64_t n) {
+        __atomic_fetch_sub(counter, n, __ATOMIC_RELAXED);
+    }
     static inline uint64_t atomic_get(const uint64_t *counter) {
         return __atomic_load_n(counter, __ATOMIC_RELAXED);
     }
@@ -39,6 +42,7 @@ cdef extern from *:
     Thread thread_self "pthread_self"() noexcept nogil
     int thread_kill "pthread_kill"(Thread thread, int number) noexcept nogil
     void atomic_add(uint64_t *counter, uint64_t n) noexcept nogil
+    void atomic_subtract(uint64_t *counter, uint64_t n) noexcept nogil
     uint64_t atomic_get(const uint64_t *counter) noexcept nogil
 
 # Which road a request took.
@@ -53,6 +57,11 @@ cdef enum:
     MAX_WRITE = 1 << 20
     REQUEST_CAPACITY = MAX_WRITE + 4096     # what the kernel wants to be able to send
     REPLY_CAPACITY = MAX_WRITE + 4096
+
+# What a request names besides the node in its header.
+cdef enum:
+    NO_OTHER_NODE = -1
+    NO_NODE = -2            # not even that
 
 # What a handler returns: the length of the reply, -errno, or one of these.
 cdef enum:
@@ -129,14 +138,14 @@ cdef struct Channel:
     Mutex mutex
     Cond changed
     int readers
-    bint stopping
     bint closing            # nothing may be parked any more
     int preparations        # asked for by this mount and not done with
     bint reading[MAX_READERS]
     Thread reader_threads[MAX_READERS]
     Pool pool
     void (*run)(Request *request, char *reply) noexcept nogil
-    # counters, changed atomically
+    # changed and read atomically
+    uint64_t stopping       # nothing more is to be read
     Counter counters[OPCODES_END][PLANES]
     uint64_t parked
     uint64_t refused        # replies the kernel would not take

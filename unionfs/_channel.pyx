@@ -98,13 +98,13 @@ cdef void account(Channel *channel, const InHeader *header, Plane plane, uint64_
 cdef Request *request_keep(const Call *call, int other, int *error) noexcept nogil:
     """Copy a request that has to wait, and pin the nodes it names.
 
-    `other` is where in the body a second node id stands, or -1.  Returns NULL with -errno
-    in `error`.
+    `other` is where in the body a second node id stands, NO_OTHER_NODE or NO_NODE.  Returns
+    NULL with -errno in `error`.
     """
     cdef size_t size = call.header.len
     cdef Request *request = <Request *>malloc(sizeof(Request) + size)
     cdef uint64_t nodes[2]
-    cdef int count = 1
+    cdef int count = 0 if other == NO_NODE else 1
     cdef int result
     if request == NULL:
         error[0] = -ENOMEM

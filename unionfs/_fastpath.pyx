@@ -20,7 +20,8 @@ import os
 
 from unionfs._channel cimport (
     FAST, MAX_READERS, POOL, REPLY_CAPACITY, REQUEST_CAPACITY, RESULT_PREPARE, RESULT_SILENT,
-    RESULT_WAIT, SLOW, Call, Channel, Request, account, atomic_add, channel_reply,
+    RESULT_WAIT, SLOW, Call, Channel, Request, account, atomic_add, atomic_get,
+    channel_reply,
     opcode_name, request_free, request_keep, thread_kill, thread_self,
 )
 from unionfs._opcodes cimport POOLED, UNANSWERED, Route, route
@@ -130,8 +131,6 @@ cdef void serve(Channel *channel, const char *bytes, size_t size, char *reply, R
         result = RESULT_WAIT
     else:
         result = how.handler(&call)
-    if how != NULL and how.how == UNANSWERED:
-        result = RESULT_SILENT      # malformed ones too
     if result == RESULT_WAIT and request != NULL:
         # A handler that may wait has no reason to ask for it. Not to be seen, and no loop.
         result = -EIO
@@ -139,6 +138,8 @@ cdef void serve(Channel *channel, const char *bytes, size_t size, char *reply, R
         result = put_off(&call, how, request, result)
         if result == RESULT_SILENT:
             return
+    if how != NULL and how.how == UNANSWERED:
+        result = RESULT_SILENT      # malformed ones too
     # Before the reply: who has its answer may look at the counters.
     account(channel, call.header, call.plane, arrived, call.name, call.name_length, result)
     if result != RESULT_SILENT:
@@ -188,7 +189,7 @@ cdef void *read_channel(void *arg) noexcept nogil:
     mutex_unlock(&channel.mutex)
     # From here on stop() can interrupt the read.
     pthread_sigmask(SIG_UNBLOCK, &wake, NULL)
-    while not channel.stopping:
+    while not atomic_get(&channel.stopping):
         size = sys_read(channel.fd, reader.request, REQUEST_CAPACITY)
         if size >= <int64_t>sizeof(InHeader):
             serve(channel, reader.request, <size_t>size, reader.reply, NULL, sys_monotonic_ns())
@@ -202,7 +203,7 @@ cdef void *read_channel(void *arg) noexcept nogil:
     channel.reading[reader.index] = False
     mutex_unlock(&channel.mutex)
     # ENODEV: unmounted. ECONNABORTED: aborted. 0: the other end of a test's pair was closed.
-    if not channel.stopping and size < 0 and size != -ENODEV and size != -ECONNABORTED:
+    if not atomic_get(&channel.stopping) and size < 0 and size != -ENODEV and size != -ECONNABORTED:
         unexpected(size)
     reader_free(reader)
     mutex_lock(&channel.mutex)
@@ -313,7 +314,7 @@ cdef class FastPath:
         cdef Reader *reader
         cdef int i
         cdef int result
-        if channel.fd < 0 or channel.stopping or channel.readers:
+        if channel.fd < 0 or atomic_get(&channel.stopping) or channel.readers:
             raise ValueError("cannot be started (again)")
         allow_wake_up()
         for i in range(self.reader_count):
@@ -353,7 +354,7 @@ cdef class FastPath:
         cdef TimeSpec until
         cdef int i
         mutex_lock(&channel.mutex)
-        channel.stopping = True
+        atomic_add(&channel.stopping, 1)
         while channel.readers:
             for i in range(MAX_READERS):
                 if channel.reading[i]:

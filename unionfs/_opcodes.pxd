@@ -17,6 +17,6 @@ cdef struct Route:
     How how
     Handler handler
     size_t least    # bytes the body has at least
-    int other       # where in the body a second node id stands, or -1
+    int other       # where in the body a second node id stands, NO_OTHER_NODE or NO_NODE
 
 cdef const Route *route(unsigned opcode) noexcept nogil

@@ -4,12 +4,22 @@
 A request that is not in the table (a newer kernel's) gets ENOSYS, which is how the protocol grows.
 """
 from libc.errno cimport ENOSYS, ENOTTY, EPROTO
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
+from posix.unistd cimport usleep
 
 from typing import NamedTuple
 
-from unionfs._channel cimport MAX_WRITE, RESULT_SILENT, Call, Channel, name_opcode
+from unionfs._channel cimport (
+    MAX_WRITE,
+    NO_NODE,
+    NO_OTHER_NODE,
+    RESULT_SILENT,
+    RESULT_WAIT,
+    Call,
+    Channel,
+    name_opcode,
+)
 from unionfs._on_dirs cimport on_readdir, on_readdirplus
 from unionfs._on_files cimport (
     on_copy_file_range,
@@ -49,6 +59,9 @@ from unionfs._on_names cimport (
 )
 from unionfs._parking cimport interrupt
 from unionfs._wire cimport *
+
+cdef enum:
+    WATCH_MICROSECONDS = 20000
 
 cdef Route ROUTES[OPCODES_END]
 
@@ -102,7 +115,12 @@ cdef int64_t on_success(Call *call) noexcept nogil:
 
 
 cdef int64_t on_interrupt(Call *call) noexcept nogil:
-    interrupt(call.channel, (<const InterruptIn *>call.body).unique)
+    """The pool watches over a request that stays parked: see interrupt()."""
+    cdef uint64_t unique = (<const InterruptIn *>call.body).unique
+    while interrupt(call.channel, unique):
+        if not call.op.may_wait:
+            return RESULT_WAIT
+        usleep(WATCH_MICROSECONDS)
     return RESULT_SILENT
 
 
@@ -134,7 +152,7 @@ _table = []
 
 
 cdef Handler add(int opcode, const char *name, How how, Handler handler, size_t least,
-                 const char *why, int other=-1) except NULL:
+                 const char *why, int other=NO_OTHER_NODE) except NULL:
     ROUTES[opcode] = Route(how, handler, least, other)
     name_opcode(<uint32_t>opcode, name)
     _table.append(Opcode(opcode, name.decode(), HOW_NAMES[<int>how].decode(), why.decode()))
@@ -179,7 +197,7 @@ add(OP_SETLK, b"SETLK", DECLINED, on_declined, 0, KERNEL_LOCKS)
 add(OP_SETLKW, b"SETLKW", DECLINED, on_declined, 0, KERNEL_LOCKS)
 add(OP_ACCESS, b"ACCESS", DECLINED, on_declined, 0, b"permissions are the kernel's")
 add(OP_CREATE, b"CREATE", NATIVE, on_create, sizeof(CreateIn), KEPT)
-add(OP_INTERRUPT, b"INTERRUPT", UNANSWERED, on_interrupt, sizeof(InterruptIn), b"")
+add(OP_INTERRUPT, b"INTERRUPT", UNANSWERED, on_interrupt, sizeof(InterruptIn), b"", NO_NODE)
 add(OP_BMAP, b"BMAP", DECLINED, on_declined, 0, b"a union has no blocks of its own")
 add(OP_DESTROY, b"DESTROY", NATIVE, on_success, 0, b"")
 add(OP_IOCTL, b"IOCTL", NATIVE, on_ioctl, 0, b"ENOTTY: there are none")

@@ -11,14 +11,18 @@ Its `unique` is the number of the question, and comes back with the answer.
 """
 from libc.errno cimport EINTR, EIO, ENOMEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.signal cimport SIGKILL
+from libc.stdio cimport snprintf
+from libc.stdlib cimport free, malloc, strtoull
+from libc.string cimport memcpy, memset, strstr
 
-from unionfs._channel cimport Channel, Preparation, Relay, Request, request_finish
+from unionfs._channel cimport (
+    Channel, Preparation, Relay, Request, atomic_add, atomic_subtract, request_finish,
+)
 from unionfs._pool cimport pool_submit
 from unionfs._sys cimport (
-    O_WRONLY, cond_broadcast, cond_destroy, cond_init, cond_wait, mutex_destroy, mutex_init,
-    mutex_lock, mutex_unlock, sys_close, sys_read, sys_thread,
+    O_CLOEXEC, O_RDONLY, O_WRONLY, cond_broadcast, cond_destroy, cond_init, cond_wait,
+    mutex_destroy, mutex_init, mutex_lock, mutex_unlock, sys_close, sys_read, sys_thread,
 )
 from unionfs._tree cimport PREPARE_WHOLE, tree_pin, tree_unpin
 from unionfs._wire cimport OP_OPEN, OP_OPENDIR, InHeader, OpenIn, OutHeader
@@ -27,6 +31,9 @@ cdef extern from "<sys/socket.h>" nogil:
     int64_t send(int fd, const void *data, size_t size, int flags)
     int shutdown(int fd, int how)
     const int MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR
+
+cdef extern from "<fcntl.h>" nogil:
+    int open_file "open"(const char *path, int flags)
 
 cdef enum:
     # Questions under way at once. Each is a message of 48 bytes: the pair's buffer takes them
@@ -102,20 +109,46 @@ cdef int park(Request *request, int kind, uint64_t node) noexcept nogil:
         cond_broadcast(&relay.changed)
     request.next = p.waiting
     p.waiting = request
-    channel.parked += 1
+    atomic_add(&channel.parked, 1)
     mutex_unlock(&relay.mutex)
     return 0
 
 
-cdef bint interrupt(Channel *channel, uint64_t unique) noexcept nogil:
-    """Answer the parked request `unique` with EINTR. False: it is not parked.
+cdef bint is_being_killed(uint32_t pid) noexcept nogil:
+    """Whether a thread will never come back to its program: SIGKILL is pending, which is also how
+    the kernel ends the threads of a process that any other signal ends (complete_signal())."""
+    cdef char path[32]
+    cdef char text[4096]
+    cdef int64_t size
+    cdef int fd
+    cdef const char *line
+    snprintf(path, sizeof(path), "/proc/%u/status", <unsigned>pid)
+    fd = open_file(path, O_RDONLY | O_CLOEXEC)
+    if fd < 0:
+        return True
+    size = sys_read(fd, text, sizeof(text) - 1)
+    sys_close(fd)
+    if size <= 0:
+        return True
+    text[size] = 0
+    line = strstr(text, "\nSigPnd:\t")
+    return line == NULL or (strtoull(line + 9, NULL, 16) >> (SIGKILL - 1)) & 1
 
-    What was asked of the slow path for it goes on: a copy that is half done serves the next try.
+
+cdef bint interrupt(Channel *channel, uint64_t unique) noexcept nogil:
+    """Answer the parked request `unique` with EINTR if its caller is being killed.
+
+    True: it is parked, and its caller has met another signal: that is no reason for a system call
+    on a file to fail, but the kernel says nothing more if SIGKILL comes next, so ask again.  A
+    caller that cannot be seen (from outside the daemon's pid namespace) is taken for killed.
+
+    What was asked of the slow path goes on: a copy that is half done serves the next try.
     """
     cdef Relay *relay = channel.relay
     cdef Preparation *p
     cdef Request **at
     cdef Request *found = NULL
+    cdef uint32_t pid
     mutex_lock(&relay.mutex)
     p = relay.first
     while p != NULL and found == NULL:
@@ -123,16 +156,20 @@ cdef bint interrupt(Channel *channel, uint64_t unique) noexcept nogil:
         while at[0] != NULL:
             if at[0].channel == channel and (<InHeader *>at[0].bytes).unique == unique:
                 found = at[0]
-                at[0] = found.next
-                channel.parked -= 1
                 break
             at = &at[0].next
         p = p.next
+    if found != NULL:
+        pid = (<InHeader *>found.bytes).pid
+        if pid and not is_being_killed(pid):
+            mutex_unlock(&relay.mutex)
+            return True
+        at[0] = found.next
+        atomic_subtract(&channel.parked, 1)
     mutex_unlock(&relay.mutex)
-    if found == NULL:
-        return False
-    request_finish(found, -EINTR)
-    return True
+    if found != NULL:
+        request_finish(found, -EINTR)
+    return False
 
 
 cdef void release(Relay *relay, Preparation *p, Request *request, int error) noexcept nogil:
@@ -163,7 +200,7 @@ cdef Request *take_waiting(Preparation *p) noexcept nogil:
     cdef Request *waiting = p.waiting
     cdef Request *request = waiting
     while request != NULL:
-        p.channel.parked -= 1
+        atomic_subtract(&p.channel.parked, 1)
         request = request.next
     p.waiting = NULL
     return waiting

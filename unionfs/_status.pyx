@@ -12,6 +12,7 @@ from libc.stdio cimport snprintf
 from libc.string cimport strcmp, strlen
 
 from unionfs._channel cimport PLANES, Call, Channel, Counter, atomic_get, opcode_name
+from unionfs._sys cimport mutex_lock, mutex_unlock
 from unionfs._tree cimport TreeStats, tree_stats, tree_where
 from unionfs._wire cimport OPCODES_END, ROOT_NODE
 
@@ -144,6 +145,7 @@ cdef void put_counters(Text *text, Channel *channel) noexcept nogil:
 
 cdef void put_status(Text *text, Channel *channel) noexcept nogil:
     cdef TreeStats stats
+    cdef int threads, queued, readers
     tree_stats(channel.table, &stats)
     put_text(text, b"{")
     put_field(text, b"nodes", stats.nodes)
@@ -155,11 +157,17 @@ cdef void put_status(Text *text, Channel *channel) noexcept nogil:
     put_field(text, b"copy_ups", stats.copy_ups)
     put_field(text, b"copy_up_bytes", stats.copy_up_bytes)
     put_field(text, b"memory", stats.memory)
-    # Read without their locks: each is one aligned word, and a status is old when it is read.
-    put_field(text, b"parked", channel.parked)
-    put_field(text, b"pool_threads", <uint64_t>channel.pool.threads)
-    put_field(text, b"pool_queued", <uint64_t>channel.pool.queued)
-    put_field(text, b"readers", <uint64_t>channel.readers)
+    put_field(text, b"parked", atomic_get(&channel.parked))
+    mutex_lock(&channel.pool.mutex)
+    threads = channel.pool.threads
+    queued = channel.pool.queued
+    mutex_unlock(&channel.pool.mutex)
+    mutex_lock(&channel.mutex)
+    readers = channel.readers
+    mutex_unlock(&channel.mutex)
+    put_field(text, b"pool_threads", <uint64_t>threads)
+    put_field(text, b"pool_queued", <uint64_t>queued)
+    put_field(text, b"readers", <uint64_t>readers)
     put_field(text, b"refused_replies", atomic_get(&channel.refused))
     put_field(text, b"malformed", atomic_get(&channel.malformed))
     put_counters(text, channel)

@@ -2,6 +2,7 @@
 
 import errno
 import struct
+import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -116,7 +117,8 @@ def test_interrupted_while_parked(serve: Serve, slow_path: Play) -> None:
     served = serve()
     slow = slow_path(served)
     node = large_file(served)
-    first = served.wire.send("WRITE", node, write_in(b"1"))
+    # pid 0 is somebody the daemon cannot see: only root of another pid namespace knows.
+    first = served.wire.send("WRITE", node, write_in(b"1"), pid=0)
     second = served.wire.send("WRITE", node, write_in(b"2", 1))
     question, *_ = slow.question()
     interrupt(served, first)
@@ -134,7 +136,7 @@ def test_everybody_interrupted(serve: Serve, slow_path: Play) -> None:
     served = serve()
     slow = slow_path(served)
     node = large_file(served)
-    unique = served.wire.send("WRITE", node, write_in(b"1"))
+    unique = served.wire.send("WRITE", node, write_in(b"1"), pid=0)
     question, *_ = slow.question()
     interrupt(served, unique)
     assert served.wire.receive()[:2] == (unique, errno.EINTR)
@@ -144,6 +146,22 @@ def test_everybody_interrupted(serve: Serve, slow_path: Play) -> None:
     again = served.wire.lookup(b"large")
     assert served.wire.ask("WRITE", again, write_in(b"2"))
     assert (served.upper / "large").read_bytes() == b"2ower"
+
+
+def test_a_signal_that_does_not_kill(serve: Serve, slow_path: Play) -> None:
+    """No reason for a system call on a file to fail; but SIGKILL may come next, unannounced."""
+    served = serve()
+    slow = slow_path(served)
+    node = large_file(served)
+    with subprocess.Popen(["sleep", "60"]) as caller:
+        unique = served.wire.send("WRITE", node, write_in(b"1"), pid=caller.pid)
+        question, *_ = slow.question()
+        interrupt(served, unique)
+        assert served.wire.silent(0.2)
+        caller.kill()
+        caller.wait()
+        assert served.wire.receive()[:2] == (unique, errno.EINTR)
+    slow.answer(question, errno.EIO)
 
 
 def test_interrupts_of_nothing(serve: Serve) -> None:

@@ -1,16 +1,13 @@
 # cython: language_level=3
 """Removing and renaming, in the order of steps that a crash cannot tear (docs/format.md)."""
 from libc.errno cimport (
-    EACCES,
     EEXIST,
     EINVAL,
     EISDIR,
     ENOENT,
     ENOMEM,
     ENOTDIR,
-    ENOTEMPTY,
     EPERM,
-    EROFS,
     EXDEV,
 )
 from libc.stdint cimport uint16_t, uint32_t
@@ -44,7 +41,6 @@ from unionfs._nodes cimport (
     FORMAT_OVERLAY,
     RENAME_DIR_EXDEV,
     RENAME_DIR_REDIRECT,
-    UPPER,
     Fd,
     Name,
     Node,
@@ -70,7 +66,6 @@ from unionfs._sys cimport (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
     RENAME_WHITEOUT,
-    S_IFDIR,
     Stat,
     TimeSpec,
     mutex_lock,
@@ -136,7 +131,8 @@ cdef void spot_unmark(Spot *s) noexcept nogil:
 
 
 cdef int replace_with_device(Table *t, Spot *s, bint is_dir) noexcept nogil:
-    """A whiteout device takes the place of the name in one step; what was there is removed aside."""
+    """A whiteout device takes the place of the name in one step; what was there is removed
+    aside."""
     cdef char aside[WORK_NAME]
     cdef int r = mark_make_device(t, aside)
     if r < 0:
@@ -356,7 +352,8 @@ cdef int check_types(Table *t, Node *source, Node *target, uint32_t flags) noexc
 
 
 cdef int redirect(Table *t, Node *n, int fd) noexcept nogil:
-    """A merged directory is about to move: notes, on disk and here, where its lower content lies."""
+    """A merged directory is about to move: notes, on disk and here, where its lower content
+    lies."""
     cdef char path[REDIRECT_SIZE]
     cdef char *stays
     cdef uint16_t i
@@ -425,7 +422,8 @@ cdef int move(Table *t, Spot *source, Spot *target, bint is_dir) noexcept nogil:
 
 
 cdef int declare_plain(Table *t, Spot *s, Node *n) noexcept nogil:
-    """A file is about to get a name that begins with ``.wh.`` (which only format overlay allows)."""
+    """A file is about to get a name that begins with ``.wh.`` (which only format overlay
+    allows)."""
     cdef Ref ref
     cdef int r
     if not mark_reserved(s.name, s.length):

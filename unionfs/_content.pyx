@@ -6,16 +6,12 @@ the copy. Only where OPEN is kept a handle holds a descriptor of its own, with t
 moment of opening, and even that gives way once its file has been copied up.
 """
 from libc.errno cimport (
-    EACCES,
     EBADF,
     EINVAL,
     EISDIR,
     ENODATA,
     ENOMEM,
-    EOPNOTSUPP,
-    EPERM,
     ERANGE,
-    EROFS,
 )
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
@@ -37,14 +33,10 @@ from unionfs._sys cimport (
     AT_EMPTY_PATH,
     O_ACCMODE,
     O_DIRECTORY,
-    O_NOATIME,
-    O_NONBLOCK,
     O_RDONLY,
     O_TRUNC,
-    O_WRONLY,
     S_IFDIR,
     S_IFLNK,
-    S_IFMT,
     S_IFREG,
     S_ISGID,
     S_ISUID,
@@ -478,7 +470,8 @@ cdef int content_removexattr(Table *t, Op *op, Node *n, const char *name) noexce
     cdef int64_t r = xattr_to_disk(name, stored)
     if r < 0:
         return -ENODATA
-    # What is not there is not worth a copy-up. (Removing an ACL that is not there succeeds, acl(5).)
+    # What is not there is not worth a copy-up. (Removing an ACL that is not there succeeds,
+    # acl(5).)
     r = content_getxattr(t, n, name, NULL, 0)
     if r == -ENODATA and strncmp(name, b"system.posix_acl_", 17) == 0:
         return 0

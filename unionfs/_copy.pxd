@@ -6,9 +6,11 @@ from unionfs._nodes cimport Node, Table
 
 # Copies [0, length) from one file to the other, holes kept: 0 or -errno.
 cdef int copy_data(int from_fd, int to_fd, uint64_t length, uint64_t allocated) noexcept nogil
-# Brings a node into the upper, where its parent must be: 0, WOULD_WAIT (only without may_wait), -errno.
+# Brings a node into the upper, where its parent must be: 0, WOULD_WAIT (only without may_wait),
+# -errno.
 cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
-# A file of several names is in the upper: brings every name known here whose directory is there too.
+# A file of several names is in the upper: brings every name known here whose directory is there
+# too.
 cdef int bring_names(Table *t, Node *n) noexcept nogil
 # Waits until no copy-up of the node is under way: 0 or WOULD_WAIT.
 cdef int settle(Table *t, Node *n, bint may_wait) noexcept nogil

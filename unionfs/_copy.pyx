@@ -1,7 +1,8 @@
 # cython: language_level=3
 """Copy-up of one node.
 
-A copy is built where nobody sees it (without a name, or in the work directory), complete with owner,
+A copy is built where nobody sees it (without a name, or in the work directory), complete with
+owner,
 mode, attributes and times, synced, and only then given its name: a crash leaves the name as
 it was or as it is after. Reading the node goes on meanwhile; what changes it waits in `settle`.
 """
@@ -18,7 +19,7 @@ from libc.errno cimport (
     ESTALE,
     EXDEV,
 )
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 
@@ -213,7 +214,8 @@ cdef int copy_attributes(Copy *c) noexcept nogil:
 
 
 cdef int copy_regular(Copy *c) noexcept nogil:
-    """A file without a name, or (where the filesystem has no O_TMPFILE) one in the work directory."""
+    """A file without a name, or (where the filesystem has no O_TMPFILE) one in the work
+    directory."""
     cdef uint64_t size = min(c.keep, c.st.stx_size)
     cdef int r
     c.target = sys_open_beneath(c.t.work_fd, b".", O_TMPFILE | O_RDWR, 0o600)
@@ -260,7 +262,8 @@ cdef int copy_other(Copy *c) noexcept nogil:
 
 cdef int link_quietly(Table *t, int fd, const char *work_name, int dirfd,
                       const char *name) noexcept nogil:
-    """Gives a file a name without touching the directory's times: renames it out of the work directory,
+    """Gives a file a name without touching the directory's times: renames it out of the work
+    directory,
     or, where work_name is empty, links it."""
     cdef TimeSpec times[2]
     cdef Stat st
@@ -464,7 +467,8 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
 
 
 cdef int bring_names(Table *t, Node *n) noexcept nogil:
-    """See the declaration. What is in the upper then needs the links no more to be read as a layer."""
+    """See the declaration. What is in the upper then needs the links no more to be read as a
+    layer."""
     cdef char text[NAME_LIMIT + 1]
     cdef Name *name
     cdef Node *parent

@@ -1,7 +1,8 @@
 # cython: language_level=3
 """st_ino, for life.
 
-A file that is copied up keeps the number it had: the copy carries it as a private xattr ("origin"), and
+A file that is copied up keeps the number it had: the copy carries it as a private xattr
+("origin"), and
 the directory that holds such copies is marked ("impure", the kernel's word for the same), so that
 look-ups in all other directories need not ask for the xattr.
 """

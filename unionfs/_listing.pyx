@@ -29,7 +29,6 @@ from unionfs._nodes cimport (
     Table,
     dir_ref,
     listing_drop_locked,
-    listing_release_locked,
     name_hash,
     ref_drop,
 )

@@ -143,7 +143,8 @@ cdef int ends_here(Table *t, Node *parent, uint16_t branch, int dirfd, const cha
     if r == 0:
         r = redirect_read(t, fd, value)
     if r > 0 and not last or r > 0 and mark_is_opaque(t, fd) == 0:
-        r = redirect_follow(t, parent, branch + 1, value, found.branch, found.redirect, &found.count)
+        r = redirect_follow(t, parent, branch + 1, value, found.branch, found.redirect,
+                            &found.count)
         r = 1 if r == 0 else r
     sys_close(fd)
     if r == 0 and not last:
@@ -321,7 +322,7 @@ cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Nod
     cdef Name *known
     cdef Node *n = NULL
     cdef uint32_t changes
-    cdef int r = check_name(name, length), attempt
+    cdef int r = check_name(name, length), _attempt
     if r < 0:
         return r
     if parent.dir == NULL:
@@ -329,7 +330,7 @@ cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Nod
     if parent.removed:
         return -ENOENT
     memset(&found, 0, sizeof(found))
-    for attempt in range(ATTEMPTS):
+    for _attempt in range(ATTEMPTS):
         r = known_child(t, parent, name, length, out, st)
         if r != -ENOENT:
             break

@@ -1,7 +1,8 @@
 # cython: language_level=3
 """Creating names, in the order of steps that a crash cannot tear.
 
-Where the upper hides a lower name, the formats differ. ``.wh.`` format: the whiteout goes down before the
+Where the upper hides a lower name, the formats differ. ``.wh.`` format: the whiteout goes down
+before the
 name goes, and comes away after the name has come; between the two both are there, and a name beside
 its own whiteout is visible. Overlay format: the new state is built in the work directory and takes
 its place with one rename. docs/format.md has the table of steps.
@@ -9,17 +10,13 @@ its place with one rename. docs/format.md has the table of steps.
 from libc.errno cimport (
     EEXIST,
     EINVAL,
-    EISDIR,
     ENOENT,
     ENOMEM,
     ENOTDIR,
-    ENOTEMPTY,
-    EOPNOTSUPP,
     EPERM,
     EROFS,
-    EXDEV,
 )
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.string cimport strlen
 
 from unionfs._identity cimport mark_impure, show_ino
@@ -30,11 +27,8 @@ from unionfs._marks cimport (
     WORK_NAME,
     mark_beside,
     mark_clear_directory,
-    mark_format,
     mark_is_whiteout,
     mark_set_plain,
-    mark_make_device,
-    mark_put,
     mark_remove,
     mark_reserved,
     mark_set_opaque,
@@ -42,29 +36,19 @@ from unionfs._marks cimport (
 )
 from unionfs._nodes cimport (
     FORMAT_AUFS,
-    FORMAT_OVERLAY,
-    RENAME_DIR_EXDEV,
     UPPER,
     Fd,
-    Name,
     Node,
     Ref,
     Table,
-    change_begin,
-    change_end_locked,
-    dir_keep_upper_only_locked,
     dir_new,
     dir_ref,
     fd_close_doomed,
     name_add_locked,
-    name_find_locked,
-    name_remove_locked,
     node_adopt_fd_locked,
-    node_data_ref,
     node_new_locked,
     node_path_ref,
     node_set_key_locked,
-    node_stat,
     node_unpin,
     node_unpin_locked,
     ref_drop,
@@ -81,7 +65,6 @@ from unionfs._sys cimport (
     O_TMPFILE,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
-    RENAME_WHITEOUT,
     S_IFDIR,
     S_IFLNK,
     S_IFMT,
@@ -93,21 +76,19 @@ from unionfs._sys cimport (
     mutex_unlock,
     sys_chmodfd,
     sys_close,
-    sys_dup,
     sys_fchownat,
     sys_getxattr,
     sys_linkfd,
     sys_mkdirat,
     sys_mknodat,
     sys_open_beneath,
-    sys_removexattr,
     sys_renameat2,
     sys_setxattr,
     sys_statx,
     sys_symlinkat,
     sys_unlinkat,
 )
-from unionfs._tree cimport NEEDS_PREPARE, PREPARE_WHOLE, Op
+from unionfs._tree cimport Op
 
 cdef const char *DEFAULT_ACL = "system.posix_acl_default"
 
@@ -210,7 +191,8 @@ cdef int make_owned(Table *t, Op *op, const Make *make, Node *parent, int parent
     cdef uint32_t mode = make.mode
     cdef Stat above
     cdef int r
-    if make.source == NULL and (mode & S_IFMT) != S_IFLNK and not has_default_acl(parent, parent_fd):
+    if (make.source == NULL and (mode & S_IFMT) != S_IFLNK
+            and not has_default_acl(parent, parent_fd)):
         mode &= ~op.umask
     r = make_file(t, op, make, mode, dirfd, name, born)
     if r == 0 and make.source == NULL:
@@ -228,8 +210,10 @@ cdef int make_owned(Table *t, Op *op, const Make *make, Node *parent, int parent
 
 
 cdef int open_nursery(Table *t, Node *parent, int parent_fd, char *nursery) noexcept nogil:
-    """A directory in the work directory in which files are born as they would be in `parent`: with its
-    group if it is set-group-id, and its default ACL. Nothing of ACL inheritance is written here again.
+    """A directory in the work directory in which files are born as they would be in `parent`: with
+    its
+    group if it is set-group-id, and its default ACL. Nothing of ACL inheritance is written here
+    again.
     """
     cdef char acl[ACL_SIZE]
     cdef int64_t size
@@ -260,7 +244,8 @@ cdef int open_nursery(Table *t, Node *parent, int parent_fd, char *nursery) noex
 
 cdef int make_aside(Table *t, Op *op, const Make *make, Node *parent, int dirfd,
                     const char *name, bint whiteout, Born *born) noexcept nogil:
-    """Creates a file where the upper has a whiteout device, or under a name that begins with ``.wh.``: built
+    """Creates a file where the upper has a whiteout device, or under a name that begins with
+    ``.wh.``: built
     aside, put in place in one step."""
     cdef char nursery[WORK_NAME]
     cdef bint is_dir = (make.mode & S_IFMT) == S_IFDIR and make.source == NULL
@@ -405,7 +390,6 @@ cdef int change_tmpfile(Table *t, Op *op, Node *parent, uint32_t mode, Node **ou
     cdef Born born
     cdef Ref ref
     cdef Stat above
-    cdef Fd *doomed = NULL
     cdef Node *n
     cdef int r = open_parent(t, op, parent, &ref)
     if r != 0:

@@ -5,12 +5,12 @@ Two formats: ``.wh.NAME`` and ``.wh..wh..opq`` (aufs(5), and the OCI image speci
 layer.md), and 0/0 character devices with the ``overlay.opaque`` xattr (the kernel's
 Documentation/filesystems/overlayfs.rst). fuse-overlayfs adds a third opaque mark.
 """
-from libc.errno cimport EEXIST, EINVAL, EISDIR, EMLINK, ENAMETOOLONG, ENODATA, ENOENT, EOPNOTSUPP, EPERM, EXDEV
-from libc.stdint cimport int64_t, uint16_t, uint64_t
+from libc.errno cimport EEXIST, EISDIR, EMLINK, ENOENT, EOPNOTSUPP, EPERM, EXDEV
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy, strcmp, strlen
 
-from unionfs._nodes cimport FORMAT_AUFS, FORMAT_OVERLAY, NAME_LIMIT, Format, Table
+from unionfs._nodes cimport FORMAT_OVERLAY, NAME_LIMIT, Format, Table
 from unionfs._sys cimport (
     AT_REMOVEDIR,
     DT_CHR,
@@ -231,7 +231,8 @@ cdef int mark_set_opaque(Table *t, int dirfd) noexcept nogil:
 
 
 cdef int mark_clear_directory(Table *t, int dirfd, bint keep_opaque) noexcept nogil:
-    """Removes the marks in a directory of the upper: all, so that it can go when it shows nothing, or
+    """Removes the marks in a directory of the upper: all, so that it can go when it shows nothing,
+    or
     those that an opaque directory has no use for.
 
     The caller has made sure that nothing below shows through meanwhile.

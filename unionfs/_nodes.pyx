@@ -4,7 +4,7 @@
 A file is reached by one name relative to a descriptor of its directory, never by an absolute
 path: renames above it, deep trees and links planted in a branch then need no special case.
 """
-from libc.errno cimport EACCES, ENOMEM, ENOTDIR, EPERM, EROFS, ESTALE, ETXTBSY
+from libc.errno cimport EACCES, ENOTDIR, EPERM, EROFS, ESTALE, ETXTBSY
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -39,7 +39,7 @@ cdef enum:
     FIRST_NODES = 1024
     FIRST_NAMES = 1024
     FIRST_KEYS = 64
-    # A rename can meet every attempt to reach a node by its name; not this often.
+    # A rename can meet every _attempt to reach a node by its name; not this often.
     ATTEMPTS = 100
 
 
@@ -232,7 +232,8 @@ cdef void node_release_parts(Table *t, Node *n, Fd **doomed) noexcept nogil:
     if n.data != NULL:
         fd_retire_locked(t, n.data, doomed)
     if n.orphan_fd >= 0:
-        # In the list of the doomed, so that the blocks of a deleted file are freed without the lock.
+        # In the list of the doomed, so that the blocks of a deleted file are freed without the
+        # lock.
         orphan = <Fd *>calloc(1, sizeof(Fd))
         if orphan == NULL:
             sys_close(n.orphan_fd)
@@ -756,8 +757,8 @@ cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil:
     cdef Ref ref
     cdef char text[NAME_LIMIT + 1]
     cdef uint32_t seq = 0
-    cdef int r = -ESTALE, attempt
-    for attempt in range(ATTEMPTS):
+    cdef int r = -ESTALE, _attempt
+    for _attempt in range(ATTEMPTS):
         mutex_lock(&t.lock)
         ref.fd = -1
         if n.orphan_fd >= 0:
@@ -798,8 +799,8 @@ cdef int node_open(Table *t, Node *n, int flags, uint32_t *seq) noexcept nogil:
     """A private descriptor of the node's file by its name; retries while it is renamed."""
     cdef Ref directory
     cdef char text[NAME_LIMIT + 1]
-    cdef int fd = -ESTALE, attempt
-    for attempt in range(ATTEMPTS):
+    cdef int fd = -ESTALE, _attempt
+    for _attempt in range(ATTEMPTS):
         fd = node_place(t, n, &directory, text, seq)
         if fd < 0:
             if fd == -ESTALE and n.names != NULL:
@@ -838,7 +839,8 @@ cdef int node_path_ref(Table *t, Node *n, Ref *ref) noexcept nogil:
     return 0
 
 
-cdef int node_open_data(Table *t, Node *n, bint write, uint32_t *seq, bint *writable) noexcept nogil:
+cdef int node_open_data(Table *t, Node *n, bint write, uint32_t *seq,
+                        bint *writable) noexcept nogil:
     cdef int fd
     writable[0] = n.branch == 0
     if writable[0]:
@@ -861,8 +863,8 @@ cdef int node_data_ref(Table *t, Node *n, bint write, Ref *ref) noexcept nogil:
     cdef uint32_t seq = 0
     cdef uint16_t branch
     cdef bint writable
-    cdef int fd, attempt
-    for attempt in range(ATTEMPTS):
+    cdef int fd, _attempt
+    for _attempt in range(ATTEMPTS):
         mutex_lock(&t.lock)
         ref.fd = -1
         branch = n.branch

@@ -1,5 +1,6 @@
 # cython: language_level=3
-"""Reading a directory: batches are taken from its listing under the lock and handed out without it."""
+"""Reading a directory: batches are taken from its listing under the lock and handed out without
+it."""
 from libc.errno cimport ENOTDIR
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
@@ -10,7 +11,6 @@ from unionfs._nodes cimport (
     ENTRY_DEAD,
     ENTRY_ORIGIN,
     ENTRY_WHITEOUT,
-    NAME_LIMIT,
     Entry,
     Listing,
     Name,
@@ -22,7 +22,7 @@ from unionfs._nodes cimport (
     name_find_locked,
     ref_drop,
 )
-from unionfs._sys cimport DT_DIR, Stat, mutex_lock, mutex_unlock, sys_statx
+from unionfs._sys cimport DT_DIR, mutex_lock, mutex_unlock
 from unionfs._tree cimport Fill
 
 cdef enum:

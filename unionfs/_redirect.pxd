@@ -10,7 +10,8 @@ cdef enum:
 # The redirect of a directory into `value` (REDIRECT_SIZE bytes): its length, 0 without one, -errno.
 cdef int redirect_read(Table *t, int dirfd, char *value) noexcept nogil
 cdef int redirect_write(Table *t, int dirfd, const char *value) noexcept nogil
-# Appends to branch[*count], path[*count] the directories that `value` means, in the branches from `first`
+# Appends to branch[*count], path[*count] the directories that `value` means, in the branches from
+# `first`
 # on (and, where it is relative, in those that hold `parent`). The paths are malloc()ed.
 cdef int redirect_follow(Table *t, Node *parent, uint16_t first, const char *value,
                          uint16_t *branch, char **path, uint16_t *count) noexcept nogil

@@ -1,17 +1,20 @@
 # cython: language_level=3
 """Directories whose lower content lies under another name.
 
-A directory that was renamed in one step says in the xattr ``overlay.redirect`` where in the branches
-below its content is: ``/a/b`` from the root of the union of those branches, or ``b`` beside where it would have
-been (overlayfs.rst, "redirect_dir"). A redirect outranks whiteouts, an opaque mark outranks a redirect.
+A directory that was renamed in one step says in the xattr ``overlay.redirect`` where in the
+branches
+below its content is: ``/a/b`` from the root of the union of those branches, or ``b`` beside where
+it would have
+been (overlayfs.rst, "redirect_dir"). A redirect outranks whiteouts, an opaque mark outranks a
+redirect.
 The way is walked component by component as a look-up goes, and never leaves a branch.
 """
 from libc.errno cimport ENAMETOOLONG, ENODATA, ENOENT, ENOMEM, EOPNOTSUPP, ESTALE
 from libc.stdint cimport int64_t, uint16_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memchr, memcpy, memmove, strchr, strdup, strlen
+from libc.string cimport memcpy, memmove, strchr, strdup, strlen
 
-from unionfs._marks cimport mark_beside, mark_is_opaque, mark_is_whiteout
+from unionfs._marks cimport mark_beside, mark_is_opaque
 from unionfs._nodes cimport ROOT_ID, Name, Node, Table, dir_index
 from unionfs._sys cimport (
     O_DIRECTORY,

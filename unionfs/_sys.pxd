@@ -63,30 +63,47 @@ cdef extern from *:
     static inline unsigned sys_umask(unsigned mask) { return umask(mask); }
     static inline int sys_dup(int fd) { return NEG(fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
     static inline int sys_dup_over(int fd, int over) { return NEG(dup3(fd, over, O_CLOEXEC)); }
-    static inline int64_t sys_pread(int fd, void *b, size_t n, int64_t o) { return NEG(pread(fd, b, n, o)); }
-    static inline int64_t sys_pwrite(int fd, const void *b, size_t n, int64_t o) { return NEG(pwrite(fd, b, n, o)); }
+    static inline int64_t sys_pread(int fd, void *b, size_t n, int64_t o) {
+        return NEG(pread(fd, b, n, o));
+    }
+    static inline int64_t sys_pwrite(int fd, const void *b, size_t n, int64_t o) {
+        return NEG(pwrite(fd, b, n, o));
+    }
     static inline int64_t sys_read(int fd, void *b, size_t n) { return NEG(read(fd, b, n)); }
-    static inline int64_t sys_write(int fd, const void *b, size_t n) { return NEG(write(fd, b, n)); }
-    static inline int64_t sys_writev(int fd, const struct iovec *v, int n) { return NEG(writev(fd, v, n)); }
-    static inline int64_t sys_lseek(int fd, int64_t o, int whence) { return NEG(lseek(fd, o, whence)); }
+    static inline int64_t sys_write(int fd, const void *b, size_t n) {
+        return NEG(write(fd, b, n));
+    }
+    static inline int64_t sys_writev(int fd, const struct iovec *v, int n) {
+        return NEG(writev(fd, v, n));
+    }
+    static inline int64_t sys_lseek(int fd, int64_t o, int whence) {
+        return NEG(lseek(fd, o, whence));
+    }
     static inline int sys_fsync(int fd) { return NEG(fsync(fd)); }
     static inline int sys_fdatasync(int fd) { return NEG(fdatasync(fd)); }
     static inline int sys_syncfs(int fd) { return NEG(syncfs(fd)); }
     static inline int sys_ftruncate(int fd, int64_t size) { return NEG(ftruncate(fd, size)); }
-    static inline int sys_fallocate(int fd, int mode, int64_t o, int64_t n) { return NEG(fallocate(fd, mode, o, n)); }
-    static inline int64_t sys_copy_file_range(int in, int64_t *oin, int out, int64_t *oout, size_t n) {
+    static inline int sys_fallocate(int fd, int mode, int64_t o, int64_t n) {
+        return NEG(fallocate(fd, mode, o, n));
+    }
+    static inline int64_t sys_copy_file_range(int in, int64_t *oin, int out, int64_t *oout,
+                                              size_t n) {
         return NEG(copy_file_range(in, oin, out, oout, n, 0));
     }
     static inline int sys_clone(int out, int in) { return NEG(ioctl(out, FICLONE, in)); }
     static inline int sys_fchmod(int fd, unsigned mode) { return NEG(fchmod(fd, mode)); }
-    static inline int sys_fchown(int fd, unsigned uid, unsigned gid) { return NEG(fchown(fd, uid, gid)); }
+    static inline int sys_fchown(int fd, unsigned uid, unsigned gid) {
+        return NEG(fchown(fd, uid, gid));
+    }
     static inline int sys_fchownat(int dirfd, const char *name, unsigned uid, unsigned gid) {
         return NEG(fchownat(dirfd, name, uid, gid, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH));
     }
     static inline int sys_utimens(int dirfd, const char *name, const struct timespec *ts) {
         return NEG(utimensat(dirfd, name, ts, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH));
     }
-    static inline int sys_futimens(int fd, const struct timespec *ts) { return NEG(futimens(fd, ts)); }
+    static inline int sys_futimens(int fd, const struct timespec *ts) {
+        return NEG(futimens(fd, ts));
+    }
     /* atime and mtime of a file, in the form in which sys_utimens takes them. */
     static inline void sys_times(const struct statx *st, struct timespec *ts) {
         ts[0].tv_sec = st->stx_atime.tv_sec;
@@ -97,18 +114,30 @@ cdef extern from *:
     static inline int sys_mknodat(int dirfd, const char *name, unsigned mode, uint64_t rdev) {
         return NEG(mknodat(dirfd, name, mode, rdev));
     }
-    static inline int sys_mkdirat(int dirfd, const char *name, unsigned mode) { return NEG(mkdirat(dirfd, name, mode)); }
-    static inline int sys_symlinkat(const char *target, int dirfd, const char *name) { return NEG(symlinkat(target, dirfd, name)); }
-    static inline int64_t sys_readlinkat(int dirfd, const char *name, char *b, size_t n) { return NEG(readlinkat(dirfd, name, b, n)); }
-    static inline int sys_unlinkat(int dirfd, const char *name, int flags) { return NEG(unlinkat(dirfd, name, flags)); }
-    static inline int sys_linkat(int olddir, const char *old, int newdir, const char *name, int flags) {
+    static inline int sys_mkdirat(int dirfd, const char *name, unsigned mode) {
+        return NEG(mkdirat(dirfd, name, mode));
+    }
+    static inline int sys_symlinkat(const char *target, int dirfd, const char *name) {
+        return NEG(symlinkat(target, dirfd, name));
+    }
+    static inline int64_t sys_readlinkat(int dirfd, const char *name, char *b, size_t n) {
+        return NEG(readlinkat(dirfd, name, b, n));
+    }
+    static inline int sys_unlinkat(int dirfd, const char *name, int flags) {
+        return NEG(unlinkat(dirfd, name, flags));
+    }
+    static inline int sys_linkat(int olddir, const char *old, int newdir, const char *name,
+                                 int flags) {
         return NEG(linkat(olddir, old, newdir, name, flags));
     }
-    static inline int sys_renameat2(int olddir, const char *old, int newdir, const char *name, unsigned flags) {
+    static inline int sys_renameat2(int olddir, const char *old, int newdir, const char *name,
+                                    unsigned flags) {
         return NEG(renameat2(olddir, old, newdir, name, flags));
     }
     static inline int sys_fstatfs(int fd, struct statfs *st) { return NEG(fstatfs(fd, st)); }
-    static inline int64_t sys_getdents(int fd, void *b, size_t n) { return NEG((int64_t)syscall(SYS_getdents64, fd, b, n)); }
+    static inline int64_t sys_getdents(int fd, void *b, size_t n) {
+        return NEG((int64_t)syscall(SYS_getdents64, fd, b, n));
+    }
 
     /* Links the file behind fd, also one that has no name (O_TMPFILE). AT_EMPTY_PATH would
        want CAP_DAC_READ_SEARCH; the magic link wants nothing. */
@@ -151,7 +180,8 @@ cdef extern from *:
         return NEG(removexattr(path, name));
     }
     /* The same on `name` in directory dirfd, without a descriptor of the file. */
-    static inline int64_t sys_getxattrat(int dirfd, const char *name, const char *attr, void *b, size_t n) {
+    static inline int64_t sys_getxattrat(int dirfd, const char *name, const char *attr, void *b,
+                                         size_t n) {
         char path[32 + 256];
         snprintf(path, sizeof path, "/proc/self/fd/%d/%s", dirfd, name);
         return NEG(lgetxattr(path, attr, b, n));
@@ -161,12 +191,15 @@ cdef extern from *:
         snprintf(path, sizeof path, "/proc/self/fd/%d/%s", dirfd, name);
         return NEG(llistxattr(path, b, n));
     }
-    static inline int sys_setxattrat(int dirfd, const char *name, const char *attr, const void *v, size_t n, int flags) {
+    static inline int sys_setxattrat(int dirfd, const char *name, const char *attr,
+                                     const void *v, size_t n, int flags) {
         char path[32 + 256];
         snprintf(path, sizeof path, "/proc/self/fd/%d/%s", dirfd, name);
         return NEG(lsetxattr(path, attr, v, n, flags));
     }
-    static inline uint64_t sys_makedev(unsigned major, unsigned minor) { return makedev(major, minor); }
+    static inline uint64_t sys_makedev(unsigned major, unsigned minor) {
+        return makedev(major, minor);
+    }
     static inline uint64_t sys_monotonic_ns(void) {
         struct timespec ts;
         clock_gettime(CLOCK_MONOTONIC, &ts);
@@ -319,7 +352,8 @@ cdef extern from *:
     int sys_symlinkat(const char *target, int dirfd, const char *name) noexcept nogil
     int64_t sys_readlinkat(int dirfd, const char *name, char *buffer, size_t size) noexcept nogil
     int sys_unlinkat(int dirfd, const char *name, int flags) noexcept nogil
-    int sys_linkat(int olddir, const char *old, int newdir, const char *name, int flags) noexcept nogil
+    int sys_linkat(int olddir, const char *old, int newdir, const char *name,
+                   int flags) noexcept nogil
     int sys_linkfd(int fd, int newdir, const char *name) noexcept nogil
     int sys_reopen(int fd, int flags) noexcept nogil
     int sys_renameat2(int olddir, const char *old, int newdir, const char *name,
@@ -328,7 +362,8 @@ cdef extern from *:
     int64_t sys_getdents(int fd, void *buffer, size_t size) noexcept nogil
     int64_t sys_getxattr(int fd, const char *name, void *buffer, size_t size) noexcept nogil
     int64_t sys_listxattr(int fd, char *buffer, size_t size) noexcept nogil
-    int sys_setxattr(int fd, const char *name, const void *value, size_t size, int flags) noexcept nogil
+    int sys_setxattr(int fd, const char *name, const void *value, size_t size,
+                     int flags) noexcept nogil
     int sys_removexattr(int fd, const char *name) noexcept nogil
     int64_t sys_getxattrat(int dirfd, const char *name, const char *attr, void *buffer,
                            size_t size) noexcept nogil
@@ -344,7 +379,8 @@ cdef extern from *:
     const int AT_REMOVEDIR
     const int AT_SYMLINK_FOLLOW
     const int O_RDONLY, O_WRONLY, O_RDWR, O_ACCMODE, O_PATH, O_DIRECTORY, O_NOFOLLOW, O_CREAT
-    const int O_EXCL, O_TRUNC, O_APPEND, O_NOATIME, O_NONBLOCK, O_TMPFILE, O_CLOEXEC, O_DIRECT, O_SYNC, O_DSYNC
+    const int O_EXCL, O_TRUNC, O_APPEND, O_NOATIME, O_NONBLOCK, O_TMPFILE, O_CLOEXEC, O_DIRECT
+    const int O_SYNC, O_DSYNC
     const unsigned RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT
     const uint32_t S_IFMT, S_IFREG, S_IFDIR, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK
     const uint32_t S_ISUID, S_ISGID, S_IXGRP

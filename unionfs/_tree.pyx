@@ -1,11 +1,11 @@
 # cython: language_level=3
 """The union on directories: every operation by node id, and the Python face of it.
 
-What happens is written in the modules below (`_lookup`, `_make`, `_change`, `_content`, `_readdir`); here ids
-become pinned nodes. The order of the modules is their order of knowledge: each cimports
-functions only from those before it.
+What happens is written in the modules below; here ids become pinned nodes. The order of the
+modules is their order of knowledge: each cimports functions only from those before it.
 
-    _sys  _nodes  _xattrs  _marks  _identity  _listing  _copy  _lookup  _make  _change  _content  _readdir  _tree
+    _sys  _nodes  _xattrs  _marks  _identity  _links  _listing  _copy  _redirect
+    _lookup  _make  _change  _content  _readdir  _tree
 """
 import os
 from typing import NamedTuple
@@ -78,8 +78,6 @@ from unionfs._nodes cimport (
 from unionfs._readdir cimport read_directory
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
-    O_ACCMODE,
-    O_RDONLY,
     S_IFCHR,
     S_IFDIR,
     S_IFLNK,
@@ -596,7 +594,8 @@ cdef int collect(void *arg, const char *name, size_t length, uint64_t ino, uint3
 
 
 cdef int inherit_nothing(int work_fd) noexcept nogil:
-    """What is built in the work directory must not get its group or its default ACL, which it may have
+    """What is built in the work directory must not get its group or its default ACL, which it may
+    have
     from the upper it was made in (as kernel overlayfs, ovl_workdir_create)."""
     cdef Stat st
     cdef int r = sys_statx(work_fd, b"", AT_EMPTY_PATH, &st)
@@ -611,7 +610,8 @@ cdef class Tree:
     """See _tree.pyi."""
 
     def __cinit__(self, lowers, upper=None, work=None, *, whiteout="aufs", rename_dir="copy",
-                  durable=True, trusted=True, keep_open=False, inline_limit=0, fd_limit=256, state=None):
+                  durable=True, trusted=True, keep_open=False, inline_limit=0, fd_limit=256,
+                  state=None):
         cdef Table *t
         cdef int i, r
         if whiteout not in ("aufs", "overlay"):
@@ -715,7 +715,8 @@ cdef class Tree:
         return self.table
 
     cdef int _again(self, int64_t verdict, Op *op) except -1:
-        """After a verdict: prepares what is missing, as the slow path does, and asks to try again."""
+        """After a verdict: prepares what is missing, as the slow path does, and asks to try
+        again."""
         if verdict != NEEDS_PREPARE:
             return 0
         op.prepared += 1

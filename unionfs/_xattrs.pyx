@@ -1,8 +1,10 @@
 # cython: language_level=3
 """Extended attributes between the union and its branches.
 
-Names that say something to a union (``trusted.overlay.*`` and the like) are private: not listed, not
-readable, never copied up. When an application on the mount uses such a name itself, as a union in the
+Names that say something to a union (``trusted.overlay.*`` and the like) are private: not listed,
+not
+readable, never copied up. When an application on the mount uses such a name itself, as a union in
+the
 union does, it is stored escaped, the way the kernel does it: ``trusted.overlay.x`` as
 ``trusted.overlay.overlay.x`` (overlayfs.rst, "Nesting overlayfs mounts").
 """
@@ -37,7 +39,8 @@ cdef inline bint is_escaped(const char *stored, int i) noexcept nogil:
 
 
 cdef int xattr_to_disk(const char *shown, char *stored) noexcept nogil:
-    """The name under which a branch stores an attribute (XATTR_NAME_SIZE bytes); -ERANGE: too long."""
+    """The name under which a branch stores an attribute (XATTR_NAME_SIZE bytes); -ERANGE: too
+    long."""
     cdef int i = private_prefix(shown)
     cdef size_t length = strlen(shown), prefix, escape
     if length >= XATTR_NAME_SIZE:

@@ -63,10 +63,25 @@ class Tree:
     ) -> os.stat_result: ...
     def readlink(self, node: int) -> bytes: ...
     def mknod(
-        self, parent: int, name: bytes, mode: int, rdev: int = 0, *, uid: int = 0, gid: int = 0, umask: int = 0
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        rdev: int = 0,
+        *,
+        uid: int = 0,
+        gid: int = 0,
+        umask: int = 0,
     ) -> tuple[int, os.stat_result]: ...
     def mkdir(
-        self, parent: int, name: bytes, mode: int = 0o777, *, uid: int = 0, gid: int = 0, umask: int = 0
+        self,
+        parent: int,
+        name: bytes,
+        mode: int = 0o777,
+        *,
+        uid: int = 0,
+        gid: int = 0,
+        umask: int = 0,
     ) -> tuple[int, os.stat_result]: ...
     def symlink(
         self, parent: int, name: bytes, target: bytes, *, uid: int = 0, gid: int = 0
@@ -99,7 +114,10 @@ class Tree:
         """
 
     def make_whole(self, node: int) -> None:
-        """Mark a directory, all of whose children are in the upper, opaque: nothing visible changes."""
+        """Mark a directory opaque, all of whose children are in the upper.
+
+        Nothing visible changes.
+        """
 
     def where(self, node: int) -> tuple[int, bytes]:
         """The branch (0: the upper) and the path in it."""

@@ -174,6 +174,47 @@ def opaque_with_a_strange_value(upper: Upper) -> None:
     upper.attribute("e", "trusted.overlay.opaque", b"x")
 
 
+# --- renamed directories ---
+
+
+@broken("redirect-malformed d/e", "redirect-malformed f", "redirect-malformed g")
+def redirects_that_are_none(upper: Upper) -> None:
+    upper.put("d/e/", "f/", "g/")
+    upper.attribute("d/e", "trusted.overlay.redirect", b"../f")
+    upper.attribute("f", "trusted.overlay.redirect", b"")
+    upper.attribute("g", "trusted.overlay.redirect", b"/a/../b")
+
+
+@broken("redirect-nowhere d", "redirect-nowhere e/g", lower=True)
+def redirects_to_what_is_not_there(upper: Upper) -> None:
+    put(upper.lower, "file", "e/f/", "there/")
+    upper.put("d/", "e/g/", "good/", "opaque/")
+    upper.attribute("d", "trusted.overlay.redirect", b"/file")
+    upper.attribute("e/g", "trusted.overlay.redirect", b"there")
+    upper.attribute("good", "trusted.overlay.redirect", b"/e/f")
+    upper.attribute("opaque", "trusted.overlay.redirect", b"/nowhere")
+    upper.attribute("opaque", "trusted.overlay.opaque", b"y")
+
+
+@broken("whiteout-beside .wh.new")
+def whiteout_beside_a_redirected_directory(upper: Upper) -> None:
+    put(upper.lower, "old/f", "new/hidden")
+    upper.put("new/", ".wh.new", ".wh.old")
+    upper.attribute("new", "trusted.overlay.redirect", b"/old")
+
+
+@broken(
+    "whiteout-in-opaque d/.wh.x",
+    "whiteout-useless d/new/.wh.x",
+    left=("whiteout-useless d/new/.wh.x",),
+    lower=True,
+)
+def redirect_out_of_an_opaque_directory(upper: Upper) -> None:
+    put(upper.lower, "old/f", "old/g", "d/new/x")
+    upper.put("d/.wh..wh..opq", "d/.wh.x", "d/new/.wh.f", "d/new/.wh.x")
+    upper.attribute("d/new", "trusted.overlay.redirect", b"/old")
+
+
 # --- identity ---
 
 
@@ -233,7 +274,7 @@ def impure_with_a_value_that_is_not_read(upper: Upper) -> None:
 @broken(
     "foreign-metacopy a",
     "foreign-override a",
-    "foreign-redirect d",
+    "foreign-redirect a",
     "foreign-whiteout d/w",
     "private-unknown a",
     "private-unknown d",
@@ -242,7 +283,7 @@ def attributes_of_others(upper: Upper) -> None:
     upper.put("a", "d/w")
     upper.attribute("a", "trusted.overlay.metacopy", b"")
     upper.attribute("a", "user.fuseoverlayfs.override_stat", b"0:0:755")
-    upper.attribute("d", "user.overlay.redirect", b"/old")
+    upper.attribute("a", "user.overlay.redirect", b"/old")
     upper.attribute("d/w", "trusted.overlay.whiteout", b"")
     upper.attribute("a", "user.unionfs.later", b"")
     upper.attribute("d", "trusted.overlay.later", b"")
@@ -361,7 +402,7 @@ def work_directory_that_others_may_enter(upper: Upper) -> None:
     place = upper.path / DEFAULT_WORKDIR
     os.chown(place, 65534, 65534)
     place.chmod(0o755)
-    (place / "work").chmod(0o711)
+    (place / "work").chmod(0o710)
 
 
 @broken(f"workdir-type {DEFAULT_WORKDIR}")

@@ -82,6 +82,20 @@ def directory_made_whole_and_renamed(union: Union) -> None:
     union.rename("d", "new")
 
 
+def directories_redirected(union: Union) -> None:
+    put(union.lower, "d/f", "d/e/f", "d/e/g", "other/")
+    put(union.lowers[1], "d/h", "d/e/i")
+    link(union, "d/e/f", "d/e/h")
+    union.restart(rename_dir="redirect")
+    union.unlink("d/e/g")
+    union.write("d/e/f", b"changed")
+    union.rename("d", "new")
+    union.rename("new/e", "other/e")
+    union.unlink("other/e/i")
+    union.mkdir("d")
+    union.rename("other/e", "d/e")
+
+
 def several_names(union: Union) -> None:
     put(union.lower, "a", "d/x")
     for name in ("b", "c", "d/e"):
@@ -123,6 +137,7 @@ OPERATIONS = (
     renamed,
     exchanged,
     directory_made_whole_and_renamed,
+    directories_redirected,
     several_names,
     every_name_removed,
     name_removed_before_a_copy,

@@ -8,7 +8,7 @@ Nobody may use the upper meanwhile (`unionfs-check` holds the lock that a mount 
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from unionfs.check.findings import KINDS, Finding, Kind, Report
 from unionfs.check.links import Links
 from unionfs.check.lowers import Lowers
 from unionfs.check.marks import Directory, check_names, check_opaque
+from unionfs.check.redirects import REDIRECT, is_redirect, place_below, redirect_of
 from unionfs.check.walk import open_directory, walk
 from unionfs.check.workdirs import check_workdir
 from unionfs.whiteout import is_reserved, is_whiteout_device
@@ -44,12 +45,12 @@ def check(
         links = Links(report, links_fd, links_path)
         numbers = Numbers(report)
         visitor = _Visitor(report, numbers, links, below, os.fstat(root).st_dev)
-        first = _Above(read_private(root, "."), False)
+        first = _Above(read_private(root, "."), "", False)
         numbers.take(os.fstat(root).st_ino, 0, "")
         walk(root, visitor.visit, first, report.unreadable)
         visible = None
         if below is not None and not links.empty:
-            visible = below.count_names(links.numbers)
+            visible = below.count_names(links.numbers, trusted=not visitor.by_user)
         links.finish(numbers, visible)
         numbers.finish()
     return report.findings
@@ -58,7 +59,8 @@ def check(
 class _Above(NamedTuple):
     """What is known of a directory from the one above it."""
 
-    attributes: dict[str, bytes]
+    attributes: Mapping[str, bytes]
+    below: str
     closed: bool
 
 
@@ -78,15 +80,45 @@ class _Visitor:
         self._links = links
         self._below = below
         self._device = device
+        self.by_user = False  #: whether redirects are those of an ordinary user's mounts
 
     def visit(self, fd: int, path: str, above: _Above) -> list[tuple[str, _Above]]:
-        directory = Directory(fd, path, above.attributes, {}, above.closed)
+        directory = Directory(fd, path, above.attributes, {}, {}, above.below, above.closed)
         directory.entries = self._list(directory)
+        directory.inside = self._read_inside(directory)
         opaque = check_opaque(self._report, directory)
         impure = self._numbers.check_impure(directory)
+        self._check_redirect(directory, opaque)
         shown_below = None if self._below is None else self._below.names
         beside = check_names(self._report, directory, opaque, shown_below)
         subdirectories = []
+        for name, attributes in directory.inside.items():
+            status = directory.entries[name]
+            is_dir = stat.S_ISDIR(status.st_mode)
+            check_foreign(self._report, directory.path_of(name), attributes, directory=is_dir)
+            self._numbers.check_entry(directory, impure, name, attributes)
+            if is_dir:
+                redirect = redirect_of(attributes)
+                closed = opaque or directory.closed or name in beside
+                below = place_below(above.below, name, redirect)
+                child = _Above(attributes, below, closed and redirect is None)
+                subdirectories.append((name, child))
+            else:
+                self._links.seen_in_upper(status.st_ino)
+        return subdirectories
+
+    def _check_redirect(self, directory: Directory, opaque: bool) -> None:
+        redirect = redirect_of(directory.attributes)
+        if redirect is None or opaque:
+            return
+        self.by_user |= REDIRECT[0] not in directory.attributes
+        if not is_redirect(redirect):
+            self._report.add("redirect-malformed", directory.path, repr(redirect))
+        elif self._below is not None and self._below.names(directory.below) is None:
+            self._report.add("redirect-nowhere", directory.path, repr(redirect))
+
+    def _read_inside(self, directory: Directory) -> dict[str, dict[str, bytes]]:
+        inside = {}
         for name, status in directory.entries.items():
             if is_reserved(name) or is_whiteout_device(status):
                 continue
@@ -94,18 +126,10 @@ class _Visitor:
                 self._report.add("other-filesystem", directory.path_of(name))
                 continue
             try:
-                attributes = read_private(fd, name)
+                inside[name] = read_private(directory.fd, name)
             except OSError as error:
                 self._report.unreadable(directory.path_of(name), error)
-                continue
-            check_foreign(self._report, directory.path_of(name), attributes)
-            self._numbers.check_entry(directory, impure, name, attributes)
-            if stat.S_ISDIR(status.st_mode):
-                closed = opaque or directory.closed or name in beside
-                subdirectories.append((name, _Above(attributes, closed)))
-            else:
-                self._links.seen_in_upper(status.st_ino)
-        return subdirectories
+        return inside
 
     def _list(self, directory: Directory) -> dict[str, os.stat_result]:
         """The entries in a fixed order, so that one upper gives the same findings each time."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from unionfs.check.findings import Report
 from unionfs.check.marks import Directory
+from unionfs.check.redirects import REDIRECT
 from unionfs.xattrs import OPAQUE, PRIVATE, shown_name
 
 #: Where unionfs keeps its own: as root, and as anybody else.
@@ -56,7 +57,9 @@ def can_have_origin(fd: int, name: str) -> bool:
     return True
 
 
-def check_foreign(report: Report, path: str, attributes: Mapping[str, bytes]) -> None:
+def check_foreign(
+    report: Report, path: str, attributes: Mapping[str, bytes], *, directory: bool
+) -> None:
     """Look at the attributes that are not unionfs' own, and at names that nobody knows."""
     for attribute in attributes:
         prefix = next(prefix for prefix in PRIVATE if attribute.startswith(prefix))
@@ -64,6 +67,8 @@ def check_foreign(report: Report, path: str, attributes: Mapping[str, bytes]) ->
         if prefix in OWN:
             if key not in ("origin", "impure"):
                 report.add("private-unknown", path, attribute)
+        elif attribute in REDIRECT and directory:
+            pass
         elif key in _FOREIGN:
             report.add(_FOREIGN[key], path, attribute)
         elif key not in _HARMLESS and attribute not in OPAQUE:
@@ -132,9 +137,8 @@ class Numbers:
     def finish(self) -> None:
         """Find the origins that are also another file's own number; call it after all entries."""
         for origin in self._origins.keys() & self._plain:
-            inode, path = self._origins[origin]
-            if inode != origin:
-                self._report.add("origin-twice", path, f"{origin}, another file's own number")
+            _, path = self._origins[origin]
+            self._report.add("origin-twice", path, f"{origin}, another file's own number")
 
     def _number(self, directory: Directory, name: str, attribute: str, value: bytes) -> int:
         number = read_origin(value)

@@ -80,6 +80,17 @@ KINDS: Final[Mapping[str, Kind]] = {
         "an opaque attribute with a value that nobody writes: the directory is not opaque",
         _NOT_KNOWN,
     ),
+    # renamed directories
+    "redirect-malformed": Kind(
+        "error",
+        "a redirect that is neither a path from the root nor a name: nothing is found by it",
+        _NOT_KNOWN,
+    ),
+    "redirect-nowhere": Kind(
+        "error",
+        "the lowers have no directory where the redirect leads: its content there is missing",
+        "left: the lowers given are not the right ones, or have changed",
+    ),
     # identity
     "impure-malformed": Kind(
         "error", "the impure mark has a value that unionfs does not write", "set to y"
@@ -110,8 +121,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     ),
     "foreign-redirect": Kind(
         "error",
-        "kernel overlayfs finds the lower part of this under another name; here it is missing",
-        "left: mount it with kernel overlayfs and copy the directory",
+        "a redirect on what is no directory: kernel overlayfs finds its data under another name",
+        "left: mount it with kernel overlayfs and copy the file up",
     ),
     "foreign-whiteout": Kind(
         "error",

@@ -21,8 +21,8 @@ class Lowers:
     def close(self) -> None:
         self._tree.close()
 
-    def names(self, path: str) -> frozenset[str]:
-        """The names that the lowers alone show in a directory; none if it is none there."""
+    def names(self, path: str) -> frozenset[str] | None:
+        """The names that the lowers alone show in a directory; None if it is none there."""
         node, held = ROOT, []
         with suppress(FileNotFoundError, NotADirectoryError):
             try:
@@ -33,17 +33,18 @@ class Lowers:
             finally:
                 for node in held:
                     self._tree.forget(node)
-        return frozenset()
+        return None
 
-    def count_names(self, copies: Mapping[int, int]) -> Counter[int]:
+    def count_names(self, copies: Mapping[int, int], *, trusted: bool) -> Counter[int]:
         """How many names of the union lead to each number.
 
-        `copies`: by the inode of a copy in the upper the number that its names show.
+        `copies`: by the inode of a copy in the upper the number that its names show.  `trusted`:
+        which redirects are followed.
         """
         # With the upper as the topmost lower every name shows the inode it has in its branch, and
         # numbers of lower files are what they are on a mount.
         found: Counter[int] = Counter()
-        with closing(Tree([self._upper, *self._lowers])) as tree:
+        with closing(Tree([self._upper, *self._lowers], trusted=trusted)) as tree:
             way = [(ROOT, iter(tree.readdir(ROOT)))]
             while way:
                 node, entries = way[-1]

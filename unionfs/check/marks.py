@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from unionfs.check.findings import Report
+from unionfs.check.redirects import redirect_of
 from unionfs.check.walk import open_directory, times_kept
 from unionfs.whiteout import OPAQUE_NAME, is_reserved, is_whiteout_device
 from unionfs.workdir import DEFAULT_NAME
@@ -25,6 +26,8 @@ class Directory:
     path: str  #: relative to the upper, "" for the upper itself
     attributes: Mapping[str, bytes]  #: its own private ones
     entries: Mapping[str, os.stat_result]
+    inside: Mapping[str, Mapping[str, bytes]]  #: the private attributes of the entries shown
+    below: str  #: where in the union of the lowers its lower content is
     closed: bool  #: nothing from below shows through, because of something above or beside it
 
     def path_of(self, name: str) -> str:
@@ -57,11 +60,11 @@ def check_names(
     report: Report,
     directory: Directory,
     opaque: bool,
-    shown_below: Callable[[str], frozenset[str]] | None,
+    shown_below: Callable[[str], frozenset[str] | None] | None,
 ) -> set[str]:
     """Look at whiteouts and reserved names; returns the subdirectories that a whiteout closes.
 
-    `shown_below` tells which names the lowers show in the directory of a path.
+    `shown_below` tells which names the lowers show in the directory of a path, if it is one.
     """
     beside: set[str] = set()
     lonely: list[str] = []
@@ -89,7 +92,7 @@ def check_names(
                 repair=_remover(directory, name),
             )
     elif lonely and shown_below is not None:
-        shown = shown_below(directory.path)
+        shown = shown_below(directory.below) or frozenset()
         for name in lonely:
             if name.removeprefix(".wh.") not in shown:
                 report.add("whiteout-useless", directory.path_of(name))
@@ -137,10 +140,10 @@ def _check_beside(
             _mark_opaque(directory.fd, hidden)
         remove()
 
+    # A redirect outranks the whiteout, but an opaque mark would outrank the redirect.
+    keep = remove is None or redirect_of(directory.inside.get(hidden, {})) is not None
     report.add(
-        "whiteout-beside",
-        directory.path_of(name),
-        repair=None if remove is None else close_and_remove,
+        "whiteout-beside", directory.path_of(name), repair=None if keep else close_and_remove
     )
 
 

@@ -19,5 +19,7 @@ def syncfs(fd: int) -> None:
     """syncfs(2)."""
 
 def clone(fd: int) -> int:
-    """open_tree(2): a private copy of the mount a directory is on, from that directory down, without
-    what is mounted below it; a descriptor (O_PATH) of the directory in it."""
+    """open_tree(2): a private copy of the mount a directory is on, from that directory down.
+
+    It is without what is mounted below.  Returns a descriptor (O_PATH) of the directory in it.
+    """

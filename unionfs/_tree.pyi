@@ -25,8 +25,8 @@ class Tree:
     same operation on a mount gives.
 
     `lowers` (topmost first), `upper` and `work` are descriptors of directories; they are
-    duplicated. Without an upper everything that changes raises EROFS. `state` is the directory for what
-    a later mount needs (hard links across copy-up), by default the work directory.
+    duplicated. Without an upper everything that changes raises EROFS. `state` is the directory for
+    what a later mount needs (hard links across copy-up), by default the work directory.
     """
 
     def __init__(

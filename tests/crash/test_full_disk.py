@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import Union, fails_with, needs_root, only_unionfs
+from tests.mounted.harness import Union, fails_with, needs_root, only_unionfs, wait_until
 from tests.mounted.trees import branch, build, differences, snapshot
 
 pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(120)]
@@ -70,6 +70,13 @@ def disks(blocks: bool) -> pytest.MarkDecorator:
         ],
         indirect=True,
     )
+
+
+def room(union: Union) -> int:
+    """The bytes that the upper's filesystem has left."""
+    assert union.upper is not None
+    status = os.statvfs(union.upper)
+    return status.f_bavail * status.f_frsize
 
 
 def write_until_full(write: Callable[[], object]) -> None:
@@ -195,6 +202,8 @@ def test_writing_until_it_is_full(union: Union) -> None:
     for start in range(0, written - 65535, 65536):
         assert content[start : start + 65536] == bytes([start >> 16 & 255]) * 65536
     (root / "grows").unlink()
+    # The kernel forgets the file, and the daemon closes it, a moment after its last name went.
+    wait_until(lambda: room(union) > 5 * MEBIBYTE, "there is room again")
     (root / "again").write_bytes(b"a" * 4 * MEBIBYTE)
     union.remount()
     assert (root / "again").read_bytes() == b"a" * 4 * MEBIBYTE

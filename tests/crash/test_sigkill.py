@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from errno import ECONNABORTED, EIO, ENOTCONN
 from pathlib import Path
 from zlib import crc32
 
@@ -38,6 +39,19 @@ def write_at(path: Path, data: bytes, offset: int) -> None:
         assert os.pwrite(descriptor, data, offset) == len(data)
     finally:
         os.close(descriptor)
+
+
+def files(state: State) -> list[str]:
+    return [path for path, content in state.items() if content is not None]
+
+
+def directories(state: State) -> list[str]:
+    return [path for path, content in state.items() if content is None]
+
+
+def new_path(chosen: random.Random, state: State) -> str:
+    """A path in a directory that is there; it may itself be there."""
+    return os.path.join(chosen.choice(["", *directories(state)]), f"n{chosen.randrange(12)}")
 
 
 def below(state: State, directory: str) -> list[str]:
@@ -93,8 +107,7 @@ def _rmdir(chosen: random.Random, state: State, path: str) -> Step:
 
 
 def _rename(chosen: random.Random, state: State, path: str) -> Step | None:
-    directories = [""] + [name + "/" for name, content in state.items() if content is None]
-    target = chosen.choice(directories) + f"n{chosen.randrange(12)}"
+    target = new_path(chosen, state)
     if target == path or (target in state and state[target] is None):
         return None
     after = {name: content for name, content in state.items() if name != path}
@@ -104,26 +117,51 @@ def _rename(chosen: random.Random, state: State, path: str) -> Step | None:
     )
 
 
+def _rename_directory(chosen: random.Random, state: State, path: str) -> Step | None:
+    target = new_path(chosen, state)
+    if target.startswith(path) or below(state, target) or state.get(target) is not None:
+        return None
+    after: State = {}
+    for name, content in state.items():
+        if name == path or name.startswith(f"{path}/"):
+            after[target + name.removeprefix(path)] = content
+        elif name != target:
+            after[name] = content
+    return Step(
+        f"rename {path} {target}", lambda root: os.rename(root / path, root / target), after
+    )
+
+
+Taker = Callable[[random.Random, State, str], Step | None]
+
+#: What may come next, each with the paths of a state that it can be done to; one that is there
+#: twice comes twice as often.
+KINDS: list[tuple[Taker, Callable[[State], list[str]]]] = [
+    (_create, lambda state: []),
+    (_mkdir, lambda state: []),
+    *[(_write, files)] * 2,
+    (_truncate, files),
+    (_unlink, files),
+    (_rmdir, lambda state: [name for name in directories(state) if not below(state, name)]),
+    (_rename, files),
+    (_rename_directory, directories),
+]
+
+
 def random_step(chosen: random.Random, state: State) -> Step:
     """A step that succeeds in `state`."""
     while True:
-        kind = chosen.choice([_create, _mkdir, _write, _write, _truncate, _unlink, _rmdir, _rename])
-        if kind in (_create, _mkdir):
-            directories = [""] + [name + "/" for name, content in state.items() if content is None]
-            path = chosen.choice(directories) + f"n{chosen.randrange(12)}"
+        take, candidates = chosen.choice(KINDS)
+        if take in (_create, _mkdir):
+            path = new_path(chosen, state)
             if path in state or path.count("/") > 3:
                 continue
         else:
-            wanted = [
-                name
-                for name, content in state.items()
-                if (content is None and not below(state, name)) == (kind is _rmdir)
-                and (content is not None or kind is _rmdir)
-            ]
+            wanted = candidates(state)
             if not wanted:
                 continue
             path = chosen.choice(wanted)
-        step = kind(chosen, state, path)
+        step = take(chosen, state, path)
         if step is not None:
             return step
 
@@ -142,8 +180,9 @@ def read_state(root: Path) -> State:
 class Worker(threading.Thread):
     """Takes steps until the mount dies under it."""
 
-    def __init__(self, root: Path, state: State, seed: int) -> None:
+    def __init__(self, root: Path, state: State, seed: int, killed: threading.Event) -> None:
         super().__init__()
+        self.killed = killed
         self.root = root
         self.before = self.after = state
         self.chosen = random.Random(seed)
@@ -159,10 +198,10 @@ class Worker(threading.Thread):
                 step.act(self.root)
                 self.before = self.after
                 self.steps += 1
-        except ConnectionAbortedError:
-            pass  # the daemon died with this step under way
         except OSError as error:
-            if "not connected" not in str(error):
+            # EIO is for a request that the daemon was just reading when it died (the kernel's
+            # fuse_dev_do_read).
+            if not self.killed.is_set() or error.errno not in (ECONNABORTED, ENOTCONN, EIO):
                 self.failure = error
         except BaseException as error:
             self.failure = error
@@ -216,14 +255,21 @@ def test_every_name_is_before_or_after(place: Path, whiteout: str, rounds: int, 
     union.mount()
     try:
         for attempt in range(rounds):
+            killed = threading.Event()
             workers = [
-                Worker(union.mountpoint / f"w{number}", states[number], chosen.randrange(1 << 30))
+                Worker(
+                    union.mountpoint / f"w{number}",
+                    states[number],
+                    chosen.randrange(1 << 30),
+                    killed,
+                )
                 for number in range(WORKERS)
             ]
             for worker in workers:
                 worker.start()
             # How long is random: no result depends on it.
             time.sleep(chosen.uniform(0, 0.25))
+            killed.set()
             os.kill(union.pid, signal.SIGKILL)
             # The dead mount stays until nobody works on it, so that nobody works below it.
             for worker in workers:

@@ -2,8 +2,10 @@
 
 With ``UNIONFS_TEST_PEER=overlay`` or ``fuse-overlayfs`` the same tests run on kernel overlayfs or
 on fuse-overlayfs: what fails there too is more likely the test's fault than the mount's.
+``UNIONFS_TEST_OPTIONS`` gives every mount other options: ``"{'copyup': 'open'}"``.
 """
 
+import ast
 import ctypes
 import ctypes.util
 import errno
@@ -21,6 +23,9 @@ from typing import Any, Self
 import pytest
 
 PEER = os.environ.get("UNIONFS_TEST_PEER", "")
+
+#: Options for every mount that does not say otherwise, as a Python dictionary.
+OPTIONS: dict[str, Any] = ast.literal_eval(os.environ.get("UNIONFS_TEST_OPTIONS", "{}"))
 
 only_unionfs = pytest.mark.skipif(
     PEER != "", reason="looks into unionfs itself: what the upper holds, its daemon, its commands"
@@ -136,7 +141,7 @@ class Union:
         self.lowers = [root / f"lower{number}" for number in range(lowers)]
         self.upper = root / "upper" if writable else None
         self.mountpoint = root / "mnt"
-        self.options = options
+        self.options = OPTIONS | options
         self._session: Any = None
         for directory in (*self.lowers, self.upper, self.mountpoint):
             if directory is not None:

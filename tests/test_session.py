@@ -1,5 +1,6 @@
 """The life of a mount, from Python: readiness, errors, signals, and what is left behind."""
 
+import ast
 import errno
 import fcntl
 import json
@@ -326,7 +327,7 @@ def test_what_a_daemon_holds() -> None:
     process = daemon.Daemon(body, [keep_write], leash=True, what="here")
     os.close(keep_write)
     with open(keep_read) as file:
-        number, paths, directory, session_id = eval(file.read())
+        number, paths, directory, session_id = ast.literal_eval(file.read())
     assert paths == {"/dev/null"}
     assert directory == "/"
     assert session_id == process.pid

@@ -61,8 +61,8 @@ class Session:
         if stack.upper is not None:
             lock = UpperLock(stack, options)
             undo.callback(lock.release)
-            undo.callback(stack.remove_workdir)
-            stack.open_workdir()
+            undo.callback(_unseen, stack.upper.fd, stack.remove_workdir)
+            _unseen(stack.upper.fd, stack.open_workdir)
             assert stack.work_fd is not None
             assert stack.workdir is not None
             undo.callback(workdir.clear, stack.work_fd, stack.workdir)
@@ -280,6 +280,16 @@ def _host_paths(stack: BranchStack) -> list[bytes]:
     """By branch number: 0 is the upper's place, also where there is none."""
     upper = "" if stack.upper is None else stack.upper.path
     return [os.fsencode(path) for path in (upper, *(lower.path for lower in stack.lowers))]
+
+
+def _unseen(directory: int, change: Callable[[], None]) -> None:
+    """Make a change in the upper's root that leaves its times alone: the mount shows them."""
+    before = os.stat(directory)
+    try:
+        change()
+    finally:
+        with suppress(PermissionError):  # another user's directory that we may write
+            os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def _overrides_permissions() -> bool:

@@ -337,6 +337,18 @@ cdef int enter(Table *t, Node *parent, const char *name, size_t length, const Ma
     return 0
 
 
+cdef int carry_origin(Table *t, Node *source, Node *parent, int parent_fd) noexcept nogil:
+    """A directory that a link brings a copied-up file into is marked before the name is there."""
+    cdef Ref ref
+    cdef Stat st
+    cdef int r = node_path_ref(t, source, &ref)
+    if r < 0:
+        return r
+    r = sys_statx(ref.fd, b"", AT_EMPTY_PATH, &st)
+    ref_drop(t, &ref)
+    return r if r < 0 or st.stx_ino == source.ino else mark_impure(t, parent, parent_fd)
+
+
 cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t length,
                      const Make *make, Node **out, Stat *st) noexcept nogil:
     """Creates a name; see the declaration."""
@@ -363,6 +375,8 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
             ref_drop(t, &ref)
             return -EEXIST
         r = 0 if r == -ENOENT else r
+    if r == 0 and make.source != NULL:
+        r = carry_origin(t, make.source, parent, ref.fd)
     if r == 0 and mark_reserved(name, length):
         r = make_aside(t, op, make, parent, ref.fd, name, False, &born)
     elif r == 0:
@@ -374,8 +388,6 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
         if r < 0:
             sys_close(born.fd)
     if r >= 0:
-        if make.source != NULL and make.source.ino != born.st.stx_ino:
-            mark_impure(t, parent, ref.fd)
         if make.source != NULL and make.source.linked:
             links_set_count(t, make.source.ino, make.source.nlink + 1)
         r = enter(t, parent, name, length, make, &born, below, out, st)

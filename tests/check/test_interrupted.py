@@ -39,18 +39,8 @@ OPERATIONS: dict[str, Callable[[Path], object]] = {
 }
 
 
-#: change_make() of _make.pyx marks the directory impure after it has linked the file.
-MARKED_TOO_LATE = pytest.mark.xfail(reason="link(2) shows another st_ino after a crash")
-
-
 @pytest.mark.parametrize("whiteout", FORMATS)
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[MARKED_TOO_LATE] if name.startswith("link") else [])
-        for name in OPERATIONS
-    ],
-)
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_killed_before_each_call(memory: Path, whiteout: str, name: str) -> None:
     case = Case(memory, whiteout, OPERATIONS[name])
     os.link(case.lower / "other", case.lower / "dir/other")

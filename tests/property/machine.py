@@ -2,7 +2,6 @@
 
 import itertools
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, settings
@@ -40,8 +39,8 @@ _numbers = itertools.count()
 
 def compare(
     arena: Path,
-    reference: Callable[[], Reference],
-    subject: Callable[[], Union],
+    reference: Reference,
+    subject: Union,
     *,
     sequences: int | None = None,
     draw: Draw | None = None,
@@ -59,7 +58,7 @@ def compare(
 
         def fails(script: Script) -> bool:
             try:
-                replay(_fresh(arena), reference(), subject(), *script)
+                replay(_fresh(arena), reference, subject, *script)
             except Difference as difference:
                 if difference.where == where:
                     failures.append(difference)
@@ -75,7 +74,7 @@ def _fresh(arena: Path) -> Path:
 
 
 def _machine(
-    arena: Path, reference: Callable[[], Reference], subject: Callable[[], Union], draw: Draw
+    arena: Path, reference: Reference, subject: Union, draw: Draw
 ) -> type[RuleBasedStateMachine]:
     class Machine(RuleBasedStateMachine):
         comparison: Comparison | None = None
@@ -83,7 +82,7 @@ def _machine(
 
         @initialize(lowers=draw.lowers)
         def mount(self, lowers: list[Dir]) -> None:
-            self.comparison = Comparison(_fresh(arena), reference(), subject(), lowers)
+            self.comparison = Comparison(_fresh(arena), reference, subject, lowers)
 
         def perform(self, step: Step) -> None:
             assert self.comparison

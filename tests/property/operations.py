@@ -106,6 +106,11 @@ class Operations:
         """Who performs the steps from now on."""
         self._uid = uid
 
+    def drop_caches(self) -> None:
+        """Let the kernel forget every name and inode that nobody uses."""
+        with _acting_as(0):
+            Path("/proc/sys/vm/drop_caches").write_text("2")
+
     # names
 
     def mkdir(self, path: str, mode: int) -> None:
@@ -333,8 +338,13 @@ class Operations:
         """The names with the types they are listed with, and which inode numbers are wrong."""
         with self._directory(path) as fd:
             entries = self._existing(path, libc.getdents(fd, 1 << 15))
-        inodes = {entry.name: entry.inode for entry in entries if entry.name != ".."}
-        wrong = {name for name in inodes if inodes[name] != self._path(path, name).lstat().st_ino}
+        # A link may lead above the mount point, which is listed as the directory that it covers.
+        wrong = [
+            entry.name
+            for entry in entries
+            if entry.name in (".", *trees.NAMES)
+            and entry.inode != os.lstat(f"{self.root}/{path}/{entry.name}").st_ino
+        ]
         return _kinds(entries), sorted(wrong)
 
     def list_by_parts(self, path: str) -> Outcome:

@@ -73,6 +73,7 @@ _xattr, _value = trees.xattr_names, trees.xattr_values
 #: How the arguments of each operation are drawn.
 ARGUMENTS: Mapping[str, tuple[st.SearchStrategy[Any], ...]] = {
     "remount": (),
+    "drop_caches": (),
     "become": (st.sampled_from((0, 0, 1000)),),
     "mkdir": (_new, trees.directory_modes),
     "rmdir": (_directory,),
@@ -131,6 +132,7 @@ ARGUMENTS: Mapping[str, tuple[st.SearchStrategy[Any], ...]] = {
 # Operations that the machine draws as one rule. Each rule is as likely as any other, and looking
 # must not crowd out changing.
 _TOGETHER = {
+    "begin_again": ("remount", "drop_caches"),
     "look": ("stat", "lstat", "access", "readlink", "getxattr", "listxattr"),
     "look_inside": ("content", "map_read", "listdir", "list_by_parts"),
     "list": ("opendir", "readdir"),

@@ -179,6 +179,11 @@ EXAMPLES = (
         steps=[("truncate", "a", 0), ("rewrite", "b", 0, "x"), ("lstat", "a"), ("lstat", "b")],
     ),
     Example(
+        name="a directory of a lower is renamed over one that is not empty",
+        lowers=[branch(a=Dir(), b=branch(a=TEXT))],
+        steps=[("rename", "a", "b", "")],
+    ),
+    Example(
         name="special files are copied up with all they have",
         lowers=[
             branch(

@@ -69,24 +69,24 @@ FAULTS = (lose_whiteout, lose_opaque_mark, lose_setid, lose_time, lose_last_byte
 
 
 def test_no_fault(arena: Path) -> None:
-    compare(arena, Kernel, Kernel)
+    compare(arena, Kernel(), Kernel())
 
 
 @pytest.mark.parametrize("damage", FAULTS, ids=lambda damage: damage.__name__)
 def test_damage_is_found(arena: Path, damage: Callable[[Path], None]) -> None:
     with pytest.raises(Difference):
-        compare(arena, Kernel, lambda: Damaged(damage), sequences=3000)
+        compare(arena, Kernel(), Damaged(damage), sequences=3000)
 
 
 def test_wrong_order_is_found(arena: Path) -> None:
     with pytest.raises(Difference):
-        compare(arena, Kernel, Reversed, sequences=3000)
+        compare(arena, Kernel(), Reversed(), sequences=3000)
 
 
 def test_failure_is_cut_to_its_cause(arena: Path) -> None:
     """One name below, one removal: what is left of a sequence that lost a whiteout."""
     with pytest.raises(Difference) as caught:
-        compare(arena, Kernel, lambda: Damaged(lose_whiteout))
+        compare(arena, Kernel(), Damaged(lose_whiteout))
     found = caught.value
     assert len(found.steps) == 1
     assert len(found.lowers) == 1

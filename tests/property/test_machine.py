@@ -8,21 +8,37 @@ from .machine import SETTINGS, compare
 from .steps import Draw
 from .unions import Kernel, Plain, Unionfs
 
-pytestmark = pytest.mark.timeout(300 + 2 * SETTINGS.max_examples)
-SHARE = SETTINGS.max_examples // 3
+pytestmark = pytest.mark.timeout(300 + SETTINGS.max_examples)
+SHARE = SETTINGS.max_examples // 6
+
+DEFAULT = "redirect_dir=off,index=off,metacopy=off"
+REDIRECTS = "redirect_dir=on,index=off,metacopy=off"
+INDEX = "redirect_dir=on,index=on,xino=on,metacopy=off"
 
 
-@pytest.mark.parametrize("whiteout", ["aufs", "overlay"])
-def test_unionfs_does_what_kernel_overlayfs_does(arena: Path, whiteout: str) -> None:
-    compare(arena, Kernel, lambda: Unionfs(whiteout), sequences=SHARE)
+@pytest.mark.parametrize(
+    ("reference", "subject"),
+    [
+        (Kernel(DEFAULT), Unionfs("aufs")),
+        (Kernel(DEFAULT), Unionfs("overlay", copyup="open")),
+        (Kernel(REDIRECTS), Unionfs("overlay", rename_dir="redirect")),
+    ],
+    ids=["default", "copyup=open", "redirects"],
+)
+def test_as_kernel_overlayfs(arena: Path, reference: Kernel, subject: Unionfs) -> None:
+    compare(arena, reference, subject, sequences=SHARE)
 
 
-def test_unionfs_does_what_a_plain_tree_does(arena: Path) -> None:
-    """What kernel overlayfs cannot be asked for: directories of lowers renamed."""
-    compare(arena, Plain, lambda: Unionfs(rename_dir="copy"), sequences=SHARE // 2)
+def test_as_kernel_overlayfs_that_keeps_hard_links(arena: Path) -> None:
+    subject = Unionfs("overlay", rename_dir="copy")
+    compare(arena, Kernel(INDEX), subject, sequences=SHARE, draw=Draw(links=True))
 
 
-def test_hard_links_of_a_lower_stay_links(arena: Path) -> None:
+def test_as_the_plain_tree(arena: Path) -> None:
+    compare(arena, Plain(), Unionfs(rename_dir="copy"), sequences=SHARE)
+
+
+def test_as_the_plain_tree_with_hard_links(arena: Path) -> None:
     # One lower: a name that another branch hides still counts in the lower's own st_nlink.
     draw = Draw(links=True, branches=1)
-    compare(arena, Plain, lambda: Unionfs(rename_dir="copy"), sequences=SHARE // 2, draw=draw)
+    compare(arena, Plain(), Unionfs(rename_dir="copy"), sequences=SHARE, draw=draw)

@@ -18,4 +18,4 @@ DRAW = Draw(TreeOperations, targets=st.just(NOWHERE))
 @pytest.mark.parametrize("whiteout", ["aufs", "overlay"])
 def test_union_is_the_plain_tree_that_it_shows(arena: Path, whiteout: str) -> None:
     sequences = SETTINGS.max_examples
-    compare(arena, Plain, lambda: Unmounted(whiteout), sequences=sequences, draw=DRAW)
+    compare(arena, Plain(), Unmounted(whiteout), sequences=sequences, draw=DRAW)

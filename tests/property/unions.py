@@ -163,6 +163,7 @@ class Unionfs:
 
     whiteout: str = "aufs"
     rename_dir: str = "exdev"
+    copyup: str = "change"
     _mounted: ExitStack = field(default_factory=ExitStack)
 
     def mount(self, layout: Layout) -> None:
@@ -173,6 +174,7 @@ class Unionfs:
             workdir=layout.work,
             whiteout=self.whiteout,
             rename_dir=self.rename_dir,
+            copyup=self.copyup,
         )
         self._mounted.enter_context(watchdog(layout.mountpoint, LIFE_SECONDS))
         self._mounted.enter_context(session)

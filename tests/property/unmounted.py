@@ -127,6 +127,9 @@ class TreeOperations:
         self._forget(node)
         fail(errno.EEXIST)
 
+    def drop_caches(self) -> None:
+        self._t.shrink()
+
     # names
 
     def mkdir(self, path: str, mode: int) -> None:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from unionfs import _mount, daemon, kernel, workdir
+from unionfs import daemon, kernel, workdir
 from unionfs._fastpath import FastPath
 from unionfs._tree import Tree
 from unionfs.branches import BranchStack
@@ -68,7 +68,7 @@ class Session:
             undo.callback(workdir.clear, stack.work_fd, stack.workdir)
             lock.sign()
             if not options.volatile:
-                undo.callback(_mount.syncfs, stack.upper.fd)
+                undo.callback(lock.write_out)
         else:
             stack.open_workdir()
         keep_open = options.copyup == "open" or not _overrides_permissions()

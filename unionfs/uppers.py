@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from unionfs import workdir
+from unionfs import _mount, workdir
 from unionfs.branches import BranchStack
 from unionfs.errors import UpperBusy
 from unionfs.options import MountOptions
@@ -48,6 +48,20 @@ class UpperLock:
         fd = os.open(_NOTE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=self._work_fd)
         with open(fd, "wb") as file:
             file.write(os.fsencode(text))
+
+    def write_out(self) -> None:
+        """Have everything in the upper on the disk; to be called while the note is there.
+
+        xfs can answer syncfs without emptying the disk's own cache when files were only
+        overwritten; fdatasync of any regular file there does that.
+        """
+        assert self._stack.upper is not None
+        _mount.syncfs(self._stack.upper.fd)
+        fd = os.open(_NOTE, os.O_RDONLY, dir_fd=self._work_fd)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
 
     def release(self) -> None:
         """Let the next one in."""

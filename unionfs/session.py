@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from unionfs import daemon, kernel, workdir
+from unionfs import _mount, daemon, kernel, workdir
 from unionfs._fastpath import FastPath
 from unionfs._tree import Tree
 from unionfs.branches import BranchStack

@@ -131,7 +131,7 @@ OPERATIONS: dict[str, Callable[[Path], object]] = {
 #: Run always; the others by the slow part.
 QUICK = {
     "copy up a small file",
-    "copy up with parents",
+    "copy up a directory",
     "remove a lower file",
     "open to create over a whiteout",
     "mkdir over a whiteout",

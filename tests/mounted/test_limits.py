@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.harness import PEER, Union, fails_with, only_unionfs
-from tests.mounted.trees import build, snapshot
+from tests.mounted.trees import branch, build, snapshot
 from unionfs.errors import FilesystemLacks
 
 pytestmark = pytest.mark.timeout(60)
@@ -210,17 +210,67 @@ def test_a_union_of_unions(place: Path, whiteout: str) -> None:
 
 
 @only_unionfs
-@pytest.mark.parametrize("whiteout", ["aufs", "overlay"])
-def test_an_upper_on_a_union_is_refused(place: Path, whiteout: str) -> None:
-    """A union lets nobody create whiteouts, in neither format: it cannot hold an upper."""
-    outer = Union(place / "outer")
+def test_a_whole_union_in_a_union(place: Path) -> None:
+    """With whiteout=overlay a union can hold the upper of one with whiteout=aufs."""
+    outer = Union(place / "outer", whiteout="overlay")
+    build(outer.lower, {"low/file": "x", "low/dir/a": "a", "low/dir/b": "b", "low/dir/c/d": "d"})
     with outer:
-        inner = Union(place / "inner", whiteout=whiteout, workdir=outer.mountpoint / "work")
+        inner = Union(place / "inner", lowers=0, whiteout="aufs")
+        inner.lowers = [outer.mountpoint / "low"]
+        inner.upper = outer.mountpoint / "up"
+        inner.upper.mkdir()
+        with inner:
+            root = inner.mountpoint
+            (root / "file").unlink()
+            (root / "dir/a").write_text("changed")
+            (root / "dir/b").rename(root / "moved")
+            (root / "dir/c/d").unlink()
+            (root / "dir/c").rmdir()
+            (root / "dir/c").mkdir()
+            os.setxattr(root / "dir", "user.note", b"1")
+            seen = snapshot(root)
+            assert sorted(seen) == [".", "dir", "dir/a", "dir/c", "moved"]
+        assert branch(inner.upper) == {
+            ".wh.file": "file",
+            "dir": "dir",
+            "dir/a": "file changed",
+            "dir/.wh.b": "file",
+            "dir/c": "dir",
+            "dir/c/.wh..wh..opq": "file",
+            "moved": "file b",
+        }
+        with inner:
+            assert snapshot(inner.mountpoint) == seen
+        outer.remount()
+        with inner:
+            assert snapshot(inner.mountpoint) == seen
+            subprocess.run(["rm", "-rf", inner.mountpoint / "dir"], check=True)
+            (inner.mountpoint / "dir").mkdir()
+            assert sorted(snapshot(inner.mountpoint)) == [".", "dir", "moved"]
+        assert sorted(os.listdir(outer.mountpoint / "low/dir")) == ["a", "b", "c"]
+        subprocess.run(["rm", "-r", inner.upper], check=True)
+        assert os.listdir(outer.mountpoint) == ["low"]
+    assert outer.upper is not None
+    assert branch(outer.upper) == {}
+
+
+@only_unionfs
+@pytest.mark.parametrize(
+    ("outside", "inside"), [("aufs", "aufs"), ("aufs", "overlay"), ("overlay", "overlay")]
+)
+def test_an_upper_where_no_whiteouts_can_be(place: Path, outside: str, inside: str) -> None:
+    """A union that lets nobody create the whiteouts of another one's format cannot hold its upper.
+
+    That has to be said when it is mounted, and not by the first unlink.
+    """
+    outer = Union(place / "outer", whiteout=outside)
+    with outer:
+        inner = Union(place / "inner", whiteout=inside, workdir=outer.mountpoint / "work")
         inner.upper = outer.mountpoint / "upper"
         for name in ("work", "upper"):
             (outer.mountpoint / name).mkdir()
-        with pytest.raises(FilesystemLacks, match="upper"):
-            inner.mount()
+        with pytest.raises(FilesystemLacks, match="upper"), inner:
+            pass
         assert os.listdir(inner.upper) == []
 
 

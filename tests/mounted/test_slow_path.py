@@ -18,6 +18,8 @@ pytestmark = [only_unionfs, pytest.mark.timeout(60)]
 
 WAITING = 6
 
+CONTENT = b"content" * (copyup.INLINE_LIMIT // 7 + 1)
+
 #: So that a test that fails ends: how long preparations are held at the most, in seconds.
 HOLD = 20
 
@@ -56,15 +58,23 @@ def switch(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def changes(root: Path) -> list[Callable[[], object]]:
-    """Each needs the slow path: its file's directories are not in the upper."""
+    """Each has to copy more than the fast path does by itself."""
     return [
-        lambda: os.chmod(root / "d0/sub/file", 0o600),
-        lambda: os.truncate(root / "d1/sub/file", 2),
-        lambda: os.close(os.open(root / "d2/sub/file", os.O_WRONLY | os.O_TRUNC)),
-        lambda: os.chown(root / "d3/sub/file", 1, 1),
-        lambda: os.rename(root / "d4/sub/file", root / "d4/sub/moved"),
-        lambda: os.setxattr(root / "d5/sub/file", "user.note", b"note"),
+        lambda: os.chmod(root / "d0/file", 0o600),
+        lambda: os.truncate(root / "d1/file", len(CONTENT) - 1),
+        lambda: write_at_start(root / "d2/file"),
+        lambda: os.chown(root / "d3/file", 1, 1),
+        lambda: os.rename(root / "d4/file", root / "d4/moved"),
+        lambda: os.setxattr(root / "d5/file", "user.note", b"note"),
     ]
+
+
+def write_at_start(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.write(descriptor, b"new")
+    finally:
+        os.close(descriptor)
 
 
 @pytest.mark.parametrize("how", ["crash", "error"])
@@ -72,7 +82,7 @@ def test_what_waited_gets_eio_and_work_goes_on(place: Path, switch: Path, how: s
     log = place / "log"
     union = Union(place, log_file=str(log))
     assert union.upper is not None
-    build(union.lower, {f"d{number}/sub/file": "content" for number in range(WAITING)})
+    build(union.lower, {f"d{number}/file": CONTENT for number in range(WAITING)})
     with union, ThreadPoolExecutor(WAITING) as pool:
         root, pid = union.mountpoint, union.pid
         for _ in range(2):
@@ -84,8 +94,9 @@ def test_what_waited_gets_eio_and_work_goes_on(place: Path, switch: Path, how: s
                 "everything is asked for",
                 HOLD / 2,
             )
-            for number in range(WAITING):
-                assert (root / f"d{number}/sub/file").read_text() == "content"
+            # The kernel itself lets nobody read what is being truncated or written.
+            for number in (0, 3, 4, 5):
+                assert (root / f"d{number}/file").read_bytes() == CONTENT
             assert not any(future.done() for future in waiting)
             (switch / "hold").unlink()
             for future in waiting:
@@ -99,7 +110,11 @@ def test_what_waited_gets_eio_and_work_goes_on(place: Path, switch: Path, how: s
     text = log.read_text()
     assert "Traceback" in text
     assert {"crash": "Crash", "error": "a mistake in a handler"}[how] in text
-    found = branch(union.upper)
-    assert found["d1/sub/file"] == "file co"
-    assert found["d2/sub/file"] == "file"
-    assert found["d4/sub/moved"] == "file content"
+    assert (union.upper / "d1/file").read_bytes() == CONTENT[:-1]
+    assert (union.upper / "d2/file").read_bytes() == b"new" + CONTENT[3:]
+    assert (union.upper / "d4/moved").read_bytes() == CONTENT
+    assert sorted(branch(union.upper)) == sorted(
+        [f"d{number}" for number in range(WAITING)]
+        + [f"d{number}/file" for number in range(WAITING) if number != 4]
+        + ["d4/moved", "d4/.wh.file"]
+    )

@@ -1,6 +1,8 @@
 """What is compared: each union filesystem behind the same three calls."""
 
+import errno
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -104,7 +106,17 @@ class Kernel:
     def mount(self, layout: Layout) -> None:
         lowers = ":".join(map(str, layout.lowers))
         options = f"lowerdir={lowers},upperdir={layout.upper},workdir={layout.work},{self.options}"
-        libc.mount("overlay", layout.mountpoint, "overlay", options)
+        deadline = time.monotonic() + LIFE_SECONDS
+        while True:
+            try:
+                libc.mount("overlay", layout.mountpoint, "overlay", options)
+                break
+            except OSError as error:
+                # With index=on: a mount namespace that another process made still has the mount
+                # before this one.
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
         self._mounted = layout.mountpoint
 
     def unmount(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 from . import trees
 from .comparison import Difference
 from .machine import compare
+from .trees import Dir
 from .unions import Kernel, Layout
 
 
@@ -84,10 +85,10 @@ def test_wrong_order_is_found(arena: Path) -> None:
 
 
 def test_failure_is_cut_to_its_cause(arena: Path) -> None:
-    """One name below, one removal: what is left of a sequence that lost a whiteout."""
+    """A name, its removal, and at the most a remount and a look: what shows a lost whiteout."""
     with pytest.raises(Difference) as caught:
         compare(arena, Kernel(), Damaged(lose_whiteout))
     found = caught.value
-    assert len(found.steps) == 1
+    assert len(found.steps) <= 3
     assert len(found.lowers) == 1
-    assert len(found.lowers[0].children) == 1
+    assert len(trees.merged(found.lowers, Dir()).children) == 1

@@ -255,5 +255,6 @@ def test_killed_before_each_call(memory: Path, whiteout: str, name: str) -> None
         os.kill(union.pid, signal.SIGKILL)
         assert_same(after, case.after_the_crash(union), "killed after the operation")
     case.end(union)
-    # The slow path's threads share its work otherwise each time, and calls are counted by thread.
-    assert len(missed) <= len(steps) // 10
+    # Which directories are open already, and how the slow path's threads share its work, differs
+    # now and then, and with it the count.
+    assert len(missed) <= max(1, len(steps) // 10)

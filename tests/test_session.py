@@ -467,7 +467,7 @@ def test_who_waits_for_a_copy_can_be_killed(
     (branches.lower / "a/b").mkdir(parents=True)
     names = ["a/b/killed", "a/b/patient"]
     for name in names:
-        (branches.lower / name).write_text("lower")
+        (branches.lower / name).write_bytes(b"lower".ljust(copyup.INLINE_LIMIT + 1))
     monkeypatch.setattr(copyup, "bring_up", held)
     here()
     code = """
@@ -497,7 +497,10 @@ os.write(1, b"%d" % os.write(fd, b"UP"))
         finally:
             go_on.set()
         assert patient.stdout.read() == b"2"
-    assert [(branches.mountpoint / name).read_text() for name in names] == ["lower", "UPwer"]
+    assert [(branches.mountpoint / name).read_text().rstrip() for name in names] == [
+        "lower",
+        "UPwer",
+    ]
 
 
 def parked(mountpoint: Path) -> int:

@@ -26,7 +26,8 @@ cdef int64_t content_copy_range(Table *t, Op *op, Node *source, uint64_t source_
                                 uint64_t offset, uint64_t length) noexcept nogil
 cdef int64_t content_getxattr(Table *t, Node *n, const char *name, char *buffer,
                               size_t size) noexcept nogil
-cdef int64_t content_listxattr(Table *t, Node *n, char *buffer, size_t size) noexcept nogil
+cdef int64_t content_listxattr(Table *t, const Op *op, Node *n, char *buffer,
+                               size_t size) noexcept nogil
 cdef int content_setxattr(Table *t, Op *op, Node *n, const char *name, const char *value,
                           size_t size, int flags, bint kill_sgid) noexcept nogil
 cdef int content_removexattr(Table *t, Op *op, Node *n, const char *name) noexcept nogil

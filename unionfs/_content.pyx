@@ -25,7 +25,9 @@ from unionfs._nodes cimport (
     Table,
     dir_ref,
     node_data_ref,
+    node_getxattr,
     node_path_ref,
+    node_set_xattr,
     node_stat,
     ref_drop,
 )
@@ -56,7 +58,6 @@ from unionfs._sys cimport (
     sys_fdatasync,
     sys_fsync,
     sys_ftruncate,
-    sys_getxattr,
     sys_listxattr,
     sys_lseek,
     sys_open_beneath,
@@ -271,6 +272,8 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
     if wanted.valid & (SET_UID | SET_GID):
         r = sys_fchownat(ref.fd, b"", wanted.uid if wanted.valid & SET_UID else none,
                          wanted.gid if wanted.valid & SET_GID else none)
+    elif not wanted.valid & ~<uint32_t>SET_KILL_SUIDGID:
+        r = sys_fchownat(ref.fd, b"", none, none)       # chown(-1, -1) still moves ctime
     if r == 0 and wanted.valid & SET_KILL_SUIDGID and not wanted.valid & SET_SIZE:
         r = kill_set_ids(ref.fd)
     if r == 0 and wanted.valid & SET_MODE:
@@ -402,18 +405,13 @@ cdef int64_t content_copy_range(Table *t, Op *op, Node *source, uint64_t source_
 cdef int64_t content_getxattr(Table *t, Node *n, const char *name, char *buffer,
                               size_t size) noexcept nogil:
     cdef char stored[XATTR_NAME_SIZE]
-    cdef Ref ref
-    cdef int64_t r = xattr_to_disk(name, stored)
-    if r < 0:
+    if xattr_to_disk(name, stored) < 0:
         return -ENODATA         # too long to have been stored
-    r = node_path_ref(t, n, &ref)
-    if r == 0:
-        r = sys_getxattr(ref.fd, stored, buffer, size)
-        ref_drop(t, &ref)
-    return r
+    return node_getxattr(t, n, stored, buffer, size)
 
 
-cdef int64_t content_listxattr(Table *t, Node *n, char *buffer, size_t size) noexcept nogil:
+cdef int64_t content_listxattr(Table *t, const Op *op, Node *n, char *buffer,
+                               size_t size) noexcept nogil:
     cdef char *names
     cdef Ref ref
     cdef int64_t r = node_path_ref(t, n, &ref)
@@ -426,7 +424,7 @@ cdef int64_t content_listxattr(Table *t, Node *n, char *buffer, size_t size) noe
         if names != NULL:
             r = sys_listxattr(ref.fd, names, XATTR_LIST_LIMIT)
             if r > 0:
-                r = xattr_show_list(names, r)
+                r = xattr_show_list(names, r, op == NULL or op.uid == 0)
             if r > 0 and size:
                 if <size_t>r > size:
                     r = -ERANGE
@@ -455,6 +453,7 @@ cdef int content_setxattr(Table *t, Op *op, Node *n, const char *name, const cha
     if r != 0:
         return r
     r = sys_setxattr(ref.fd, stored, value, size, flags)
+    node_set_xattr(t, n)
     if r == 0 and kill_sgid:
         r = sys_statx(ref.fd, b"", AT_EMPTY_PATH, &st)
         if r == 0 and st.stx_mode & S_ISGID:

@@ -19,7 +19,7 @@ from libc.errno cimport (
     ESTALE,
     EXDEV,
 )
-from libc.stdint cimport int64_t, uint16_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 
@@ -39,11 +39,13 @@ from unionfs._nodes cimport (
     Ref,
     Table,
     dir_add_upper_locked,
+    dir_hide_ctime,
     dir_ref,
     fd_close_doomed,
     fd_retire_locked,
     link_name,
     name_find_locked,
+    node_adopt_fd_locked,
     node_path_ref,
     node_set_key_locked,
     node_unpin_locked,
@@ -186,6 +188,7 @@ cdef struct Copy:
     Table *t
     Node *n
     uint64_t keep           # bytes of data wanted
+    uint64_t copied         # bytes of data the copy has
     int source              # descriptor of the lower file (O_PATH but for regular files)
     int target              # descriptor of the copy, -1 before it exists
     char name[24]           # its name in the work directory, empty: it has none
@@ -201,12 +204,13 @@ cdef int copy_attributes(Copy *c) noexcept nogil:
         r = sys_fchownat(c.target, b"", c.st.stx_uid, c.st.stx_gid)
         if r == -EINVAL:
             r = -EPERM          # an owner that this user namespace does not know
-    if r == 0 and c.n.type != S_IFLNK:
-        r = sys_chmodfd(c.target, c.st.stx_mode & 0o7777)
+    # user.* can be set only by who may write the file, and an ACL sets bits of the mode.
     if r == 0:
         r = xattr_copy_all(c.t, c.source, c.target)
     if r == 0:
         r = record_origin(c.t, c.n, c.target)
+    if r == 0 and c.n.type != S_IFLNK:
+        r = sys_chmodfd(c.target, c.st.stx_mode & 0o7777)
     if r == 0:
         sys_times(&c.st, times)
         r = sys_utimens(c.target, b"", times)
@@ -231,8 +235,7 @@ cdef int copy_regular(Copy *c) noexcept nogil:
     if r == 0 and size and not c.t.volatile_:
         # Before the name: with delayed allocation a crash would leave an empty file there.
         r = sys_fsync(c.target)
-    if r == 0:
-        c.t.copy_up_bytes += size
+    c.copied = size
     return r
 
 
@@ -260,24 +263,27 @@ cdef int copy_other(Copy *c) noexcept nogil:
     return copy_attributes(c) if c.target >= 0 else c.target
 
 
-cdef int link_quietly(Table *t, int fd, const char *work_name, int dirfd,
+cdef int link_quietly(Table *t, Node *parent, int fd, const char *work_name, int dirfd,
                       const char *name) noexcept nogil:
-    """Gives a file a name without touching the directory's times: renames it out of the work
-    directory,
-    or, where work_name is empty, links it."""
+    """Gives a file a name without a visible change of the directory's times: renames it out of the
+    work directory, or, where work_name is empty, links it."""
+    cdef uint32_t changes = parent.dir.changes
     cdef TimeSpec times[2]
-    cdef Stat st
-    cdef int r = sys_statx(dirfd, b"", AT_EMPTY_PATH, &st)
+    cdef Stat before
+    cdef int r = sys_statx(dirfd, b"", AT_EMPTY_PATH, &before)
     if r < 0:
         return r
     if work_name[0]:
         r = sys_renameat2(t.work_fd, work_name, dirfd, name, 0)
     else:
         r = sys_linkfd(fd, dirfd, name)
-    if r == 0:
-        sys_times(&st, times)
-        sys_utimens(dirfd, b"", times)
-    return r
+    # When names came or went meanwhile the times are theirs.
+    if r < 0 or parent.dir.changes != changes:
+        return r
+    sys_times(&before, times)
+    if sys_utimens(dirfd, b"", times) == 0:
+        dir_hide_ctime(t, parent, dirfd, &before)
+    return 0
 
 
 cdef int keep_among_links(Copy *c) noexcept nogil:
@@ -308,7 +314,7 @@ cdef int give_name(Copy *c, Node *parent, int dirfd, const char *name) noexcept 
     if r == 0 and mark_reserved(name, strlen(name)):
         r = mark_set_plain(c.t, c.target)
     if r == 0:
-        r = link_quietly(c.t, c.target, c.name, dirfd, name)
+        r = link_quietly(c.t, parent, c.target, c.name, dirfd, name)
     if r == 0:
         c.name[0] = 0
     return r
@@ -386,10 +392,16 @@ cdef void finish(Copy *c, Node *parent, const char *text, size_t length, int r) 
             dir_add_upper_locked(n)
         if n.data != NULL:
             fd_retire_locked(t, n.data, &doomed)
+        if n.type == S_IFREG and n.orphan_fd < 0:
+            # What was copied up is about to be changed: its descriptor is wanted next.
+            node_adopt_fd_locked(t, n, c.target, &doomed)
+            c.target = -1
         n.branch = 0
+        n.bare = False          # an origin, perhaps
         n.state = UPPER
         n.seq += 1
         t.copy_ups += 1
+        t.copy_up_bytes += c.copied
         if parent != NULL:
             name = name_find_locked(t, parent, text, length)
             if name != NULL and name.node == n:
@@ -448,6 +460,7 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
     c.t = t
     c.n = n
     c.keep = keep
+    c.copied = 0
     c.source = c.target = -1
     c.name[0] = 0
     if parent != NULL:
@@ -458,11 +471,11 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
         sys_unlinkat(t.work_fd, c.name, AT_REMOVEDIR if n.type == S_IFDIR else 0)
     if r == 0 and n.linked:
         r = sys_statx(c.target, b"", AT_EMPTY_PATH, &c.st)
+    finish(&c, parent, text, length, r)
     if c.source >= 0:
         sys_close(c.source)
     if c.target >= 0:
         sys_close(c.target)
-    finish(&c, parent, text, length, r)
     return r if r < 0 else bring_names(t, n)
 
 
@@ -491,7 +504,7 @@ cdef int bring_names(Table *t, Node *n) noexcept nogil:
             if r == 0:
                 r = mark_impure(t, parent, directory.fd)
                 if r == 0:
-                    r = link_quietly(t, file.fd, b"", directory.fd, text)
+                    r = link_quietly(t, parent, file.fd, b"", directory.fd, text)
                 ref_drop(t, &file)
             ref_drop(t, &directory)
         mutex_lock(&t.lock)

@@ -11,17 +11,31 @@ from libc.stdint cimport int64_t, uint16_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport strtoull
 
-from unionfs._nodes cimport Node, Table
-from unionfs._sys cimport sys_getxattr, sys_getxattrat, sys_setxattr
+from unionfs._nodes cimport Node, Table, dir_hide_ctime
+from unionfs._sys cimport (
+    AT_EMPTY_PATH,
+    Stat,
+    mutex_lock,
+    mutex_unlock,
+    sys_getxattr,
+    sys_getxattrat,
+    sys_setxattr,
+    sys_statx,
+)
 from unionfs._xattrs cimport xattr_impure, xattr_origin
 
 
 cdef bint is_impure(Table *t, Node *directory, int dirfd) noexcept nogil:
     """May files of this upper directory have an origin? Asked of the branch once."""
     cdef char value[4]
+    cdef bint impure
     if not directory.dir.impure_known:
-        directory.dir.impure = sys_getxattr(dirfd, xattr_impure(t), value, sizeof(value)) > 0
-        directory.dir.impure_known = True
+        impure = sys_getxattr(dirfd, xattr_impure(t), value, sizeof(value)) > 0
+        mutex_lock(&t.lock)
+        if not directory.dir.impure_known:      # marked meanwhile: that is newer
+            directory.dir.impure = impure
+            directory.dir.impure_known = True
+        mutex_unlock(&t.lock)
     return directory.dir.impure
 
 
@@ -47,13 +61,19 @@ cdef uint64_t show_ino(const Table *t, uint16_t branch, uint64_t ino) noexcept n
 
 cdef int mark_impure(Table *t, Node *directory, int dirfd) noexcept nogil:
     """Notes on an upper directory, once, that its files may have an origin."""
+    cdef Stat before
     cdef int r
     if is_impure(t, directory, dirfd):
         return 0
-    r = sys_setxattr(dirfd, xattr_impure(t), b"y", 1, 0)
+    r = sys_statx(dirfd, b"", AT_EMPTY_PATH, &before)
     if r == 0:
+        r = sys_setxattr(dirfd, xattr_impure(t), b"y", 1, 0)
+    if r == 0:
+        dir_hide_ctime(t, directory, dirfd, &before)
+        mutex_lock(&t.lock)
         directory.dir.impure = True
         directory.dir.impure_known = True
+        mutex_unlock(&t.lock)
     # Where the mark cannot be set no file can have an origin.
     return 0 if r in (-EPERM, -EOPNOTSUPP) else r
 

@@ -427,26 +427,33 @@ cdef int shown_below(Table *t, Node *parent, const char *name, size_t length) no
             return 0 if r == 2 else r
 
 
+cdef Node *highest_below_upper_locked(Node *n) noexcept nogil:
+    """The first directory on the way down to a node that is not in the upper; NULL: all are."""
+    cdef Node *found = NULL
+    while n.names != NULL and n.names.parent.state != UPPER:
+        n = n.names.parent
+        found = n
+    return found
+
+
 cdef int need_parent(Table *t, Op *op, Node *n) noexcept nogil:
-    """The directory above a node, and what is above it, in the upper: 0, a Verdict, -errno."""
-    cdef Node *parent = NULL
-    cdef bint one_step = False
+    """The directories above a node in the upper, topmost first: 0, a Verdict, -errno.
+
+    A copy of a directory is four small system calls without an fsync: not worth a round through
+    the slow path, however many there are.
+    """
+    cdef Node *parent
     cdef int r = 0
-    mutex_lock(&t.lock)
-    if n.names != NULL and n.names.parent.state != UPPER:
-        parent = n.names.parent
-        parent.pins += 1
-        one_step = parent.names != NULL and parent.names.parent.state == UPPER
-    mutex_unlock(&t.lock)
-    if parent == NULL:
-        return 0
-    if one_step:
+    while r == 0:
+        mutex_lock(&t.lock)
+        parent = highest_below_upper_locked(n)
+        if parent != NULL:
+            parent.pins += 1
+        mutex_unlock(&t.lock)
+        if parent == NULL:
+            break
         r = copy_up(t, parent, 0, op.may_wait)
-    else:
-        op.prepare_kind = PREPARE_UPPER
-        op.prepare_node = parent.id
-        r = NEEDS_PREPARE
-    node_unpin(t, parent)
+        node_unpin(t, parent)
     return r
 
 

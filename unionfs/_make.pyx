@@ -10,9 +10,11 @@ its place with one rename. docs/format.md has the table of steps.
 from libc.errno cimport (
     EEXIST,
     EINVAL,
+    EISDIR,
     ENOENT,
     ENOMEM,
     ENOTDIR,
+    EOPNOTSUPP,
     EPERM,
     EROFS,
 )
@@ -209,6 +211,53 @@ cdef int make_owned(Table *t, Op *op, const Make *make, Node *parent, int parent
     return r
 
 
+cdef bint takes_several_steps(const Table *t, const Op *op, const Make *make) noexcept nogil:
+    """Is the file not what it has to be as soon as it is created?"""
+    return make.source == NULL and (op.uid != t.uid or op.gid != t.gid
+                                    or make.mode & (S_ISUID | S_ISGID))
+
+
+cdef int make_unnamed(Op *op, const Make *make, Node *parent, int parent_fd,
+                      Born *born) noexcept nogil:
+    """A regular file in its final state but without a name; -EOPNOTSUPP where there are none."""
+    cdef uint32_t mode = make.mode
+    cdef Stat above
+    cdef int r
+    if not has_default_acl(parent, parent_fd):
+        mode &= ~op.umask
+    born.fd = sys_open_beneath(parent_fd, b".", O_TMPFILE | O_RDWR, mode & 0o1777)
+    if born.fd in (-EISDIR, -EINVAL, -ENOENT):
+        return -EOPNOTSUPP      # how filesystems and kernels without O_TMPFILE say so (open(2))
+    if born.fd < 0:
+        return born.fd
+    r = sys_statx(born.fd, b"", AT_EMPTY_PATH, &born.st)
+    if r == 0:
+        r = sys_statx(parent_fd, b"", AT_EMPTY_PATH, &above)
+    if r == 0:
+        r = give_owner(op, make, mode, (above.stx_mode & S_ISGID) != 0, born)
+    if r < 0:
+        sys_close(born.fd)
+    return r
+
+
+cdef int make_complete(Table *t, Op *op, const Make *make, Node *parent, int dirfd,
+                       const char *name, Born *born) noexcept nogil:
+    """A new file that appears under its name only when it is complete."""
+    cdef int r = -EOPNOTSUPP
+    if (make.mode & S_IFMT) == S_IFREG:
+        r = make_unnamed(op, make, parent, dirfd, born)
+    if r == -EOPNOTSUPP:
+        return make_aside(t, op, make, parent, dirfd, name, False, born)
+    if r < 0:
+        return r
+    r = sys_linkfd(born.fd, dirfd, name)
+    if r == 0:
+        r = sys_statx(born.fd, b"", AT_EMPTY_PATH, &born.st)
+    if r < 0:
+        sys_close(born.fd)
+    return r
+
+
 cdef int open_nursery(Table *t, Node *parent, int parent_fd, char *nursery) noexcept nogil:
     """A directory in the work directory in which files are born as they would be in `parent`: with
     its
@@ -379,6 +428,8 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
         r = carry_origin(t, make.source, parent, ref.fd)
     if r == 0 and mark_reserved(name, length):
         r = make_aside(t, op, make, parent, ref.fd, name, False, &born)
+    elif r == 0 and takes_several_steps(t, op, make):
+        r = make_complete(t, op, make, parent, ref.fd, name, &born)
     elif r == 0:
         r = make_owned(t, op, make, parent, ref.fd, ref.fd, name, &born)
     if r == -EEXIST and sys_statx(ref.fd, name, 0, &there) == 0 and mark_is_whiteout(&there):
@@ -401,27 +452,15 @@ cdef int change_tmpfile(Table *t, Op *op, Node *parent, uint32_t mode, Node **ou
     cdef Make make
     cdef Born born
     cdef Ref ref
-    cdef Stat above
     cdef Node *n
     cdef int r = open_parent(t, op, parent, &ref)
     if r != 0:
         return r
     make.mode = S_IFREG | mode
     make.source = NULL
-    if not has_default_acl(parent, ref.fd):
-        mode &= ~op.umask
-    born.fd = sys_open_beneath(ref.fd, b".", O_TMPFILE | O_RDWR, mode & 0o1777)
-    r = born.fd
-    if r >= 0:
-        r = sys_statx(born.fd, b"", AT_EMPTY_PATH, &born.st)
-    if r == 0:
-        r = sys_statx(ref.fd, b"", AT_EMPTY_PATH, &above)
-    if r == 0:
-        r = give_owner(op, &make, mode, (above.stx_mode & S_ISGID) != 0, &born)
+    r = make_unnamed(op, &make, parent, ref.fd, &born)
     ref_drop(t, &ref)
     if r < 0:
-        if born.fd >= 0:
-            sys_close(born.fd)
         return r
     mutex_lock(&t.lock)
     n = node_new_locked(t)

@@ -15,7 +15,7 @@ A node in state COPYING may be looked up and read; what changes it or its names 
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from unionfs._sys cimport Cond, Mutex, Stat
+from unionfs._sys cimport Cond, Mutex, Stat, StatTime
 
 cdef enum:
     ROOT_ID = 1
@@ -94,6 +94,10 @@ cdef struct Dir:
     Listing *listing
     uint32_t lookups        # since the mount, without a listing
     uint32_t changes        # counts changes of its names
+    # A copy-up into the directory changes its ctime, which cannot be set back: while it is
+    # `made_ctime`, `shown_ctime` is shown.
+    StatTime made_ctime
+    StatTime shown_ctime
     bint impure_known
     bint impure             # the upper directory may hold files with a recorded origin
     bint inherit_known
@@ -114,7 +118,7 @@ cdef struct Node:
     uint64_t id
     uint64_t references     # the kernel's
     uint32_t pins           # operations under way, names of children, handles
-    uint32_t seq
+    uint32_t seq            # counts changes of its names, its branch, its xattrs
     uint64_t ino            # st_ino as the union shows it
     uint64_t key            # the number of its inode when it is found by that, else 0
     Node *key_next
@@ -128,6 +132,7 @@ cdef struct Node:
     uint8_t removed         # its last name was removed through the mount
     uint8_t linked          # a lower inode of several names, or the copy of one: nlink counts
     uint32_t nlink          # how many names it has in the union
+    uint8_t bare            # it has no xattrs at all
     uint8_t changing        # its names are being changed: by-name access waits on Table.settled
 
 cdef struct Branch:
@@ -231,9 +236,15 @@ cdef int dir_ref(Table *t, Node *n, uint16_t branch, Ref *ref) noexcept nogil
 cdef int node_place(Table *t, Node *n, Ref *directory, char *name, uint32_t *seq) noexcept nogil
 cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil
 cdef int node_path_ref(Table *t, Node *n, Ref *ref) noexcept nogil
+# getxattr(2) of the node; only `security.capability` and ACLs are asked often, and mostly in vain.
+cdef int64_t node_getxattr(Table *t, Node *n, const char *name, void *value,
+                           size_t size) noexcept nogil
+cdef void node_set_xattr(Table *t, Node *n) noexcept nogil
 # A private descriptor that keeps the file when its last name goes.
 cdef int node_open_orphan(Table *t, Node *n) noexcept nogil
 cdef int node_data_ref(Table *t, Node *n, bint write, Ref *ref) noexcept nogil
+# Something invisible has changed the ctime of an upper directory, which was as in *before.
+cdef void dir_hide_ctime(Table *t, Node *n, int dirfd, const Stat *before) noexcept nogil
 # Takes over the strings of `redirect`, which may be NULL.
 cdef Dir *dir_new(const uint16_t *branch, char **redirect, uint16_t count) noexcept nogil
 cdef int dir_add_upper_locked(Node *n) noexcept nogil

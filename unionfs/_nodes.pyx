@@ -4,11 +4,11 @@
 A file is reached by one name relative to a descriptor of its directory, never by an absolute
 path: renames above it, deep trees and links planted in a branch then need no special case.
 """
-from libc.errno cimport EACCES, ENOTDIR, EPERM, EROFS, ESTALE, ETXTBSY
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.errno cimport EACCES, ENODATA, ENOTDIR, EPERM, EROFS, ESTALE, ETXTBSY
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, strdup
+from libc.string cimport memcmp, memcpy, strdup, strncmp
 
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
@@ -31,6 +31,10 @@ from unionfs._sys cimport (
     mutex_unlock,
     sys_close,
     sys_dup,
+    sys_getxattr,
+    sys_getxattrat,
+    sys_listxattr,
+    sys_listxattrat,
     sys_open_beneath,
     sys_statx,
 )
@@ -574,6 +578,18 @@ cdef Dir *dir_new(const uint16_t *branch, char **redirect, uint16_t count) noexc
     return d
 
 
+cdef void dir_hide_ctime(Table *t, Node *n, int dirfd, const Stat *before) noexcept nogil:
+    cdef Stat after
+    if sys_statx(dirfd, b"", AT_EMPTY_PATH, &after) < 0:
+        return
+    mutex_lock(&t.lock)
+    if (before.stx_ctime.tv_sec != n.dir.made_ctime.tv_sec
+            or before.stx_ctime.tv_nsec != n.dir.made_ctime.tv_nsec):
+        n.dir.shown_ctime = before.stx_ctime
+    n.dir.made_ctime = after.stx_ctime
+    mutex_unlock(&t.lock)
+
+
 cdef int dir_index(const Dir *d, uint16_t branch) noexcept nogil:
     """Where a branch stands in a directory's list, or -1."""
     cdef uint16_t i
@@ -787,6 +803,9 @@ cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil:
 
 cdef inline void node_show(Node *n, Stat *st) noexcept nogil:
     st.stx_ino = n.ino
+    if (n.dir != NULL and st.stx_ctime.tv_nsec == n.dir.made_ctime.tv_nsec
+            and st.stx_ctime.tv_sec == n.dir.made_ctime.tv_sec and n.dir.made_ctime.tv_sec):
+        st.stx_ctime = n.dir.shown_ctime
     if n.dir != NULL and n.dir.count > 1:
         st.stx_nlink = 1        # as overlayfs: the number of subdirectories is not counted
     if n.linked:
@@ -889,6 +908,57 @@ cdef int node_data_ref(Table *t, Node *n, bint write, Ref *ref) noexcept nogil:
         mutex_unlock(&t.lock)
         sys_close(fd)           # copied up in between
     return -ESTALE
+
+
+cdef void node_set_xattr(Table *t, Node *n) noexcept nogil:
+    """An attribute of the node has been set."""
+    mutex_lock(&t.lock)
+    n.bare = False
+    n.seq += 1
+    mutex_unlock(&t.lock)
+
+
+cdef bint node_is_bare(Table *t, Node *n, uint32_t seq, bint bare) noexcept nogil:
+    """Remembers what was seen of a node that has not changed since `seq`; False if it has."""
+    cdef bint valid
+    mutex_lock(&t.lock)
+    valid = n.seq == seq and not n.changing
+    if valid:
+        n.bare = bare
+    mutex_unlock(&t.lock)
+    return valid
+
+
+cdef int64_t node_getxattr(Table *t, Node *n, const char *name, void *value,
+                           size_t size) noexcept nogil:
+    """By a descriptor that is open already, else by name; remembers files that have none."""
+    cdef Ref ref
+    cdef char text[NAME_LIMIT + 1]
+    cdef uint32_t seq = n.seq
+    cdef int64_t r, listed
+    # Of the namespaces asked most often it is certain what the branch would say.
+    cdef bint certain = strncmp(name, b"security.", 9) == 0 or strncmp(name, b"user.", 5) == 0
+    if n.bare and certain:
+        return -ENODATA
+    if n.dir == NULL and n.data == NULL and n.orphan_fd < 0 and (
+            node_place(t, n, &ref, text, &seq) == 0):
+        listed = sys_listxattrat(ref.fd, text, NULL, 0)
+        if listed == 0 and certain:
+            r = -ENODATA
+        else:
+            r = sys_getxattrat(ref.fd, text, name, value, size)
+        ref_drop(t, &ref)
+        if node_is_bare(t, n, seq, listed == 0):
+            return r
+    seq = n.seq
+    r = node_path_ref(t, n, &ref)
+    if r < 0:
+        return r
+    listed = sys_listxattr(ref.fd, NULL, 0)
+    r = -ENODATA if listed == 0 and certain else sys_getxattr(ref.fd, name, value, size)
+    node_is_bare(t, n, seq, listed == 0)
+    ref_drop(t, &ref)
+    return r
 
 
 cdef int node_open_orphan(Table *t, Node *n) noexcept nogil:

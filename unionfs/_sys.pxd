@@ -153,29 +153,44 @@ cdef extern from *:
         return NEG(open(path, (flags & ~O_NOFOLLOW) | O_CLOEXEC));
     }
     static inline int sys_chmodfd(int fd, unsigned mode) { /* also for O_PATH */
+        int r = NEG(fchmod(fd, mode));
         char path[32];
+        if (r != -EBADF)
+            return r;
         snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
         return NEG(chmod(path, mode));
     }
-    /* Extended attributes of the file behind fd; works on O_PATH descriptors of every type,
-       symlinks included, because the magic link is followed exactly once. */
+    /* Extended attributes of the file behind fd. Descriptors opened with O_PATH, which give EBADF,
+       are reached by their magic link, which is followed exactly once, also to a symlink. */
     static inline int64_t sys_getxattr(int fd, const char *name, void *b, size_t n) {
+        int64_t r = NEG(fgetxattr(fd, name, b, n));
         char path[32];
+        if (r != -EBADF)
+            return r;
         snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
         return NEG(getxattr(path, name, b, n));
     }
     static inline int64_t sys_listxattr(int fd, char *b, size_t n) {
+        int64_t r = NEG(flistxattr(fd, b, n));
         char path[32];
+        if (r != -EBADF)
+            return r;
         snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
         return NEG(listxattr(path, b, n));
     }
     static inline int sys_setxattr(int fd, const char *name, const void *v, size_t n, int flags) {
+        int r = NEG(fsetxattr(fd, name, v, n, flags));
         char path[32];
+        if (r != -EBADF)
+            return r;
         snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
         return NEG(setxattr(path, name, v, n, flags));
     }
     static inline int sys_removexattr(int fd, const char *name) {
+        int r = NEG(fremovexattr(fd, name));
         char path[32];
+        if (r != -EBADF)
+            return r;
         snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
         return NEG(removexattr(path, name));
     }

@@ -452,7 +452,7 @@ cdef int64_t tree_listxattr(Table *t, Op *op, uint64_t node, char *buffer,
     cdef int64_t r
     if n == NULL:
         return -ESTALE
-    r = content_listxattr(t, n, buffer, size)
+    r = content_listxattr(t, op, n, buffer, size)
     node_unpin(t, n)
     return r
 

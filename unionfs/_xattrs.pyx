@@ -62,15 +62,20 @@ cdef bint xattr_is_private(const char *stored) noexcept nogil:
     return i >= 0 and not is_escaped(stored, i)
 
 
-cdef int64_t xattr_show_list(char *names, int64_t size) noexcept nogil:
-    """Turns a branch's list of names into what the union shows, in place; the new length."""
+cdef int64_t xattr_show_list(char *names, int64_t size, bint trusted) noexcept nogil:
+    """Turns a branch's list of names into what the union shows, in place; the new length.
+
+    Without `trusted` those are left out that are for privileged callers only (xattr(7)).
+    """
     cdef int64_t at = 0, out = 0, length
     cdef size_t prefix, escape
     cdef int i
     while at < size:
         length = <int64_t>strlen(names + at) + 1
         i = private_prefix(names + at)
-        if i < 0:
+        if not trusted and strncmp(names + at, b"trusted.", 8) == 0:
+            pass
+        elif i < 0:
             memmove(names + out, names + at, length)
             out += length
         elif is_escaped(names + at, i):

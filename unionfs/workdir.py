@@ -100,6 +100,8 @@ def probe(scratch: int, upper: str, whiteout: Whiteout) -> bool:
                     advice="use whiteout=aufs or another filesystem",
                 )
             _probe_devices(fd, upper)
+        else:
+            _probe_names(fd, upper)
     finally:
         if fd >= 0:
             for child in os.listdir(fd):
@@ -130,6 +132,18 @@ def _can_set(fd: int, attribute: str) -> bool:
         if error.errno in (EPERM, ENOTSUP, ENODATA):
             return False
         raise
+
+
+def _probe_names(fd: int, upper: str) -> None:
+    """A union as the upper's filesystem may keep the names of whiteouts to itself."""
+    try:
+        os.close(os.open(".wh.probe", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=fd))
+    except PermissionError:
+        raise FilesystemLacks(
+            path=upper,
+            feature="names that begin with .wh.",
+            advice="mount the union it is on with whiteout=overlay, or use another filesystem",
+        ) from None
 
 
 def _probe_devices(fd: int, upper: str) -> None:

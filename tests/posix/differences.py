@@ -171,37 +171,15 @@ UNIONFS = [
 BUGS = [
     Difference(
         "unionfs-upper",
-        ["chown::of_nothing_stamps_too"],
-        "did not move",
-        "BUG: SETATTR with nothing to set leaves ctime alone",
-    ),
-    Difference(
-        "unionfs-upper",
         ["utimens::noatime_of_the_owner"],
         "st_atime_ns",
         "BUG: O_NOATIME of the reader is not honoured in the upper",
     ),
     Difference(
         _UNION,
-        ["xattr::trusted"],
-        "['trusted.t'] == []",
-        "BUG: trusted.* is listed to users without privilege",
-    ),
-    Difference(
-        _UNION,
         ["mmap::dirty_page_in_a_hole_is_data"],
         "No such device or address",
         "BUG: SEEK_DATA does not see pages that a mapping has changed",
-    ),
-    Difference(
-        "unionfs-user",
-        [
-            "chmod::given_without_write_permission[292]",
-            "chmod::given_without_write_permission[365]",
-            "truncate::descriptor_outlives_the_right",
-        ],
-        "Permission denied",
-        "BUG: a file without write permission for its owner cannot be copied up",
     ),
     Difference(
         "unionfs-user unionfs-namespace",

@@ -1,5 +1,6 @@
-"""unionfs compared with kernel overlayfs, operation by operation.
+"""unionfs compared with kernel overlayfs, and with the plain tree a union stands for.
 
-`trees` draws and builds branches, `operations` draws and performs single steps, `unions` mounts
-what is compared, `comparison` runs a script of steps on two mounts in lock step.
+`trees` draws and builds branches, `steps` draws operations, `operations` performs them on a mount
+and `unmounted` on the union itself, `unions` mounts what is compared, `comparison` takes two of
+them through a script in lock step, `machine` draws scripts and `minimise` cuts what fails.
 """

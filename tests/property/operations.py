@@ -55,7 +55,7 @@ class Operations:
         """The result of a step, or the name of the errno that it gave."""
         name, *arguments = step
         for listing in self._listings.values():
-            listing.touch(arguments)
+            listing.touch(step)
         operation: Callable[..., Outcome] = getattr(self, name)
         with _acting_as(self._uid):
             try:
@@ -406,10 +406,13 @@ class _Listing:
             os.close(self.fd)
             raise
 
-    def touch(self, arguments: list[Any]) -> None:
-        for argument in arguments:
+    def touch(self, step: Step) -> None:
+        """A step is about to be performed that may take names away or bring them."""
+        for argument in step:
             if isinstance(argument, str):
                 self._touched.update(argument.split("/"))
+        if step[0] == "remove_tree":
+            self._touched |= self._present
 
     def rest(self) -> Outcome:
         while part := libc.getdents(self.fd, 4096):

@@ -132,11 +132,8 @@ class Kernel:
         return "index=on" not in self.options  # an index belongs to one work directory
 
     def explains(self, step: Step, own: Outcome, other: Outcome) -> str | None:
-        match step[0], own, other:
-            case "fstat", Attributes(nlink=1), Attributes(nlink=0) if own == other._replace(
-                nlink=1
-            ):
-                return "unlinked-nlink"
+        if step[0] == "fstat" and isinstance(own, Attributes) and own.nlink == 1:
+            return "unlinked-nlink" if other == own._replace(nlink=0) else None
         return None
 
 

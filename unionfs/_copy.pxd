@@ -5,7 +5,7 @@ from libc.stdint cimport uint16_t, uint64_t
 from unionfs._nodes cimport Node, Table
 
 # Copies [0, length) from one file to the other, holes kept: 0 or -errno.
-cdef int copy_data(int from_fd, int to_fd, uint64_t length, uint64_t allocated) noexcept nogil
+cdef int copy_data(int from_fd, int to_fd, uint64_t length, bint sparse) noexcept nogil
 # Brings a node into the upper, where its parent must be: 0, WOULD_WAIT (only without may_wait),
 # -errno.
 cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil

@@ -153,15 +153,15 @@ cdef int copy_extent(int from_fd, int to_fd, int64_t at, int64_t end) noexcept n
     return 0
 
 
-cdef int copy_data(int from_fd, int to_fd, uint64_t length, uint64_t allocated) noexcept nogil:
-    """Copies [0, length) of a file with `allocated` bytes on disk into an empty one."""
+cdef int copy_data(int from_fd, int to_fd, uint64_t length, bint sparse) noexcept nogil:
+    """Copies [0, length) of a file into an empty one, hole for hole where it may be sparse."""
     cdef int64_t size = <int64_t>length, at = 0, data, hole
     cdef int r
     if length == 0:
         return 0
     if length > SMALL and sys_clone(to_fd, from_fd) == 0:
         return sys_ftruncate(to_fd, size)
-    if allocated >= length:
+    if not sparse:
         if length <= SMALL:
             return copy_buffered(from_fd, to_fd, 0, size)
         return copy_extent(from_fd, to_fd, 0, size)
@@ -229,7 +229,7 @@ cdef int copy_regular(Copy *c) noexcept nogil:
     if c.target < 0:
         c.name[0] = 0
         return c.target
-    r = copy_data(c.source, c.target, size, c.st.stx_blocks * 512)
+    r = copy_data(c.source, c.target, size, c.st.stx_blocks * 512 < c.st.stx_size)
     if r == 0:
         r = copy_attributes(c)
     if r == 0 and size and not c.t.volatile_:

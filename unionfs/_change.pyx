@@ -317,13 +317,17 @@ cdef int change_rmdir(Table *t, Op *op, Node *parent, const char *name,
 
 # --- renaming ------------------------------------------------------------------------------
 
+cdef inline bint is_whole(const Node *n) noexcept nogil:
+    return n.branch == 0 and n.dir.count == 1
+
+
 cdef int need_whole(Table *t, Op *op, Node *n) noexcept nogil:
     """A directory moves only when all of it is in the upper."""
     cdef int r
     if n.dir == NULL:
         r = need_upper(t, op, n, ALL)
         return r if r != 0 else settle(t, n, op.may_wait)
-    if n.branch == 0 and n.dir.count == 1:
+    if is_whole(n):
         return 0
     if t.rename_dir == RENAME_DIR_EXDEV:
         return -EXDEV
@@ -348,7 +352,11 @@ cdef int check_types(Table *t, Node *source, Node *target, uint32_t flags) noexc
         return -ENOTDIR
     if source.dir == NULL and target.dir != NULL:
         return -EISDIR
-    return check_empty(t, target) if target.dir != NULL else 0
+    if target.dir == NULL:
+        return 0
+    if t.rename_dir == RENAME_DIR_EXDEV and not is_whole(source):
+        return -EXDEV           # overlayfs says so before it looks into the target
+    return check_empty(t, target)
 
 
 cdef int redirect(Table *t, Node *n, int fd) noexcept nogil:

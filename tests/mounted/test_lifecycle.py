@@ -114,15 +114,6 @@ def test_other_spellings(union: Union, spelling: str) -> None:
     assert branch(union.upper) == CHANGED
 
 
-def test_mount_8_calls_the_helper(union: Union) -> None:
-    options = f"lowerdir={union.lowers[0]}:{union.lowers[1]},upperdir={union.upper}"
-    # mount.fuse(8) looks for it with a PATH of its own, unless it is given by its path.
-    helper = f"fuse.{command('unionfs-mount')}"
-    subprocess.run(["mount", "-t", helper, "-o", options, "source", union.mountpoint], check=True)
-    assert sorted(os.listdir(union.mountpoint)) == ["bottom", "dir", "top"]
-    subprocess.run(["umount", union.mountpoint], check=True)
-
-
 def by(*words: str) -> Callable[[Union, int], object]:
     return lambda union, pid: subprocess.run([*words, union.mountpoint], check=True)
 

@@ -372,7 +372,9 @@ class TreeOperations:
     def pwrite(self, slot: int, offset: int, size: int, tag: str) -> int:
         return self._t.write(self._held(slot), content(tag, size), offset)
 
-    def seek(self, slot: int, offset: int, whence: int) -> int:
+    def seek(self, slot: int, offset: int, whence: int) -> Outcome:
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            return NotImplemented  # a position is the open file's, not the tree's
         return self._t.lseek(self._held(slot), offset, whence)
 
     def ftruncate(self, slot: int, size: int) -> None:

@@ -132,20 +132,21 @@ cdef int ends_here(Table *t, Node *parent, uint16_t branch, int dirfd, const cha
                    size_t length, bint last, Found *found) noexcept nogil:
     """1 if no branch below adds to this directory under its own name; follows its redirect."""
     cdef char value[REDIRECT_SIZE]
-    cdef int r = 0, fd
+    cdef int r, fd, opaque
     if branch + 1 == t.branches:
         return 1
     fd = sys_open_beneath(dirfd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
     if fd < 0:
         return fd
-    if not last:
-        r = mark_is_opaque(t, fd)
-    if r == 0:
-        r = redirect_read(t, fd, value)
-    if r > 0 and not last or r > 0 and mark_is_opaque(t, fd) == 0:
-        r = redirect_follow(t, parent, branch + 1, value, found.branch, found.redirect,
-                            &found.count)
-        r = 1 if r == 0 else r
+    r = redirect_read(t, fd, value)
+    if r > 0 or r == 0 and not last:
+        opaque = mark_is_opaque(t, fd)
+        if opaque != 0:
+            r = opaque
+        elif r > 0:
+            r = redirect_follow(t, parent, branch + 1, value, found.branch, found.redirect,
+                                &found.count)
+            r = 1 if r == 0 else r
     sys_close(fd)
     if r == 0 and not last:
         r = mark_beside(t, dirfd, name, length)

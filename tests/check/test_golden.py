@@ -33,22 +33,7 @@ def test_found(upper: Upper, case: Broken) -> None:
     assert on_disk(upper.path) == before
 
 
-#: Now and then, in a whole run only, the view before the repair shows what the redirect leads to
-#: in the directory above it as well. Not explained yet.
-UNEXPLAINED = pytest.mark.xfail(strict=False, reason="a view of a redirect that is not explained")
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(
-            case,
-            marks=[UNEXPLAINED] if case.name == "redirect_out_of_an_opaque_directory" else [],
-        )
-        for case in CASES
-    ],
-    ids=lambda case: case.name,
-)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_repaired(upper: Upper, case: Broken) -> None:
     found, left = build(upper, case)
     before = None if case.changes or not can_be_shown(case) else upper.visible()

@@ -378,6 +378,13 @@ def test_the_log_belongs_to_the_daemon(branches: Directories) -> None:
     assert "ERROR from the daemon" in log.read_text()
 
 
+def test_a_record_that_cannot_be_formatted(capsys: pytest.CaptureFixture[str]) -> None:
+    """It must not end the thread that logs it."""
+    record = logging.LogRecord("unionfs", logging.ERROR, __file__, 1, "%d", ("word",), None)
+    daemon.syslog().handle(record)
+    assert "Logging error" in capsys.readouterr().err
+
+
 # --- a mount served by this process ---
 
 

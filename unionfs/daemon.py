@@ -174,10 +174,19 @@ def syslog() -> logging.Handler:
 class _Syslog(logging.Handler):
     """By the C library: logging.handlers would cost 1 MB of private memory in every daemon."""
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        # Now: when there is something to report, the interpreter's files may be out of reach.
         import syslog
 
-        level = syslog.LOG_ERR if record.levelno >= logging.ERROR else syslog.LOG_WARNING
+        self._syslog = syslog
         syslog.openlog("unionfs-mount", syslog.LOG_PID, syslog.LOG_DAEMON)
-        for line in self.format(record).splitlines():
-            syslog.syslog(level, line)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        urgent = record.levelno >= logging.ERROR
+        level = self._syslog.LOG_ERR if urgent else self._syslog.LOG_WARNING
+        try:
+            for line in self.format(record).splitlines():
+                self._syslog.syslog(level, line)
+        except Exception:  # the caller of a log never fails for it: the rule of the module logging
+            self.handleError(record)

@@ -67,13 +67,21 @@ class Relay:
         self._thread.join()
 
     def _run(self) -> None:
-        while self.parking.wait():
-            try:
-                self._serve()
-            except BaseException:  # trio reports a crash in ways that are no Exception
-                log.exception("the slow path died; the next request that needs it starts it again")
-            finally:
-                self.parking.detach()
+        try:
+            while self.parking.wait():
+                try:
+                    self._serve()
+                except BaseException:  # trio reports a crash in ways that are no Exception
+                    log.exception(
+                        "the slow path died; the next request that needs it starts it again"
+                    )
+                finally:
+                    self.parking.detach()
+        finally:
+            # Whatever ends this thread, a record that cannot be written too: nothing may be
+            # parked for a slow path that will not come, and what has been gets its EIO.
+            self.parking.close()
+            self.parking.detach()
 
     def _serve(self) -> None:
         """Run pyfuse3 until `close`, or until it dies."""

@@ -171,6 +171,24 @@ def test_a_slow_path_that_cannot_start(
     assert served.wire.ask("WRITE", node, write_in(b"x"))
 
 
+def test_a_record_that_cannot_be_written(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the thread of the slow path; nobody may wait for it then."""
+
+    def unable(*_: object, **__: object) -> NoReturn:
+        raise RuntimeError("on purpose")
+
+    ended = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: ended.set())
+    served, _ = serve()
+    (node,) = lower(served, "file")
+    monkeypatch.setattr(operations, "Preparing", unable)
+    monkeypatch.setattr("unionfs.relay.log.exception", unable)
+    for _ in range(3):
+        with fails(errno.EIO):
+            served.wire.ask("WRITE", node, write_in(b"x"))
+    assert ended.wait(20)
+
+
 def test_starting_and_ending_again_and_again_leaks_nothing(tmp_path: Path) -> None:
     def once(number: int) -> None:
         base = tmp_path / str(number)

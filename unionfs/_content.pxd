@@ -13,7 +13,7 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
                          Stat *st) noexcept nogil
 cdef int content_readlink(Table *t, Node *n, char *buffer, size_t size) noexcept nogil
 cdef int64_t content_read(Table *t, Node *n, uint64_t handle, char *buffer, size_t size,
-                          uint64_t offset) noexcept nogil
+                          uint64_t offset, uint32_t flags) noexcept nogil
 cdef int64_t content_write(Table *t, Op *op, Node *n, uint64_t handle, const char *data,
                            size_t size, uint64_t offset, uint32_t flags) noexcept nogil
 cdef int content_fsync(Table *t, Op *op, Node *n, uint64_t handle, bint datasync) noexcept nogil

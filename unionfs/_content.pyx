@@ -35,6 +35,8 @@ from unionfs._sys cimport (
     AT_EMPTY_PATH,
     O_ACCMODE,
     O_DIRECTORY,
+    O_NOATIME,
+    O_NONBLOCK,
     O_RDONLY,
     O_TRUNC,
     S_IFDIR,
@@ -65,6 +67,8 @@ from unionfs._sys cimport (
     sys_pwrite,
     sys_readlinkat,
     sys_removexattr,
+    sys_reopen,
+    sys_set_flags,
     sys_setxattr,
     sys_statx,
     sys_utimens,
@@ -299,11 +303,27 @@ cdef int content_readlink(Table *t, Node *n, char *buffer, size_t size) noexcept
 
 # --- data ----------------------------------------------------------------------------------
 
+cdef void spare_atime(Table *t, uint32_t flags, Ref *ref) noexcept nogil:
+    """Reading is to leave the time of access alone, if the reader or the mount asks for that. Where
+    the daemon may not have it so (O_NOATIME is the owner's and root's, open(2)) it moves."""
+    cdef int fd
+    if t.noatime:
+        sys_set_flags(ref.fd, O_NOATIME | O_NONBLOCK)
+    elif flags & O_NOATIME:
+        fd = sys_reopen(ref.fd, O_RDONLY | O_NOATIME | O_NONBLOCK)
+        if fd >= 0:
+            ref_drop(t, ref)
+            ref.fd = fd
+            ref.own = True
+
+
 cdef int64_t content_read(Table *t, Node *n, uint64_t handle, char *buffer, size_t size,
-                          uint64_t offset) noexcept nogil:
+                          uint64_t offset, uint32_t flags) noexcept nogil:
     cdef Ref ref
     cdef int64_t r = data_ref(t, n, handle, False, &ref)
     if r == 0:
+        if n.branch == 0:
+            spare_atime(t, flags, &ref)
         r = sys_pread(ref.fd, buffer, size, <int64_t>offset)
         ref_drop(t, &ref)
     return r

@@ -23,3 +23,6 @@ def clone(fd: int) -> int:
 
     It is without what is mounted below.  Returns a descriptor (O_PATH) of the directory in it.
     """
+
+def make_read_only(fd: int) -> None:
+    """mount_setattr(2) on what `clone` returned: nothing is written through it, atime included."""

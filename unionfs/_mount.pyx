@@ -1,5 +1,7 @@
 # cython: language_level=3
 """The system calls of mounting, which the module os does not have."""
+from libc.stdint cimport uint64_t
+
 import os
 
 cdef extern from "<errno.h>" nogil:
@@ -9,13 +11,14 @@ cdef extern from "<sys/mount.h>" nogil:
     int c_mount "mount"(const char *source, const char *target, const char *kind,
                         unsigned long flags, const void *data)
     int c_umount "umount2"(const char *target, int flags)
+    const uint64_t MOUNT_ATTR_RDONLY
 
 cdef extern from "<unistd.h>" nogil:
     int c_syncfs "syncfs"(int fd)
     long syscall(long number, ...)
 
 cdef extern from "<sys/syscall.h>" nogil:
-    const long SYS_open_tree
+    const long SYS_open_tree, SYS_mount_setattr
 
 cdef extern from "<fcntl.h>" nogil:
     const int AT_EMPTY_PATH
@@ -26,6 +29,12 @@ UMOUNT_NOFOLLOW = 8
 
 cdef enum:
     OPEN_TREE_CLONE = 1     # <linux/mount.h>, which cannot be included beside <sys/mount.h>
+
+cdef struct MountAttr:      # struct mount_attr of <linux/mount.h>
+    uint64_t set
+    uint64_t clear
+    uint64_t propagation
+    uint64_t userns_fd
 
 
 cdef check(int result, int error, str path):
@@ -74,3 +83,14 @@ def clone(int fd):
         error = errno
     check(result, error, None)
     return result
+
+
+def make_read_only(int fd):
+    cdef MountAttr attr
+    cdef int result, error
+    attr.set = MOUNT_ATTR_RDONLY
+    attr.clear = attr.propagation = attr.userns_fd = 0
+    with nogil:
+        result = <int>syscall(SYS_mount_setattr, fd, b"", AT_EMPTY_PATH, &attr, sizeof(attr))
+        error = errno
+    check(result, error, None)

@@ -164,6 +164,7 @@ cdef struct Table:
     uint32_t uid            # who owns what the daemon creates
     uint32_t gid
     bint keep_open
+    bint noatime            # reading leaves times of access alone in the upper too
     Format format
     RenameDir rename_dir
     uint64_t inline_limit   # files up to this size are copied up without the slow path

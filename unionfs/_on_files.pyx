@@ -129,7 +129,7 @@ cdef int64_t on_read(Call *call) noexcept nogil:
     cdef const ReadIn *request = <const ReadIn *>call.body
     cdef int64_t length = tree_read(
         call.channel.table, &call.op, call.header.nodeid, request.fh, call.reply,
-        min(<size_t>request.size, call.capacity), request.offset)
+        min(<size_t>request.size, call.capacity), request.offset, request.flags)
     return done(length, length)
 
 

@@ -62,6 +62,7 @@ cdef extern from *:
     static inline int sys_close(int fd) { return NEG(close(fd)); }
     static inline unsigned sys_umask(unsigned mask) { return umask(mask); }
     static inline int sys_dup(int fd) { return NEG(fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
+    static inline int sys_set_flags(int fd, int flags) { return NEG(fcntl(fd, F_SETFL, flags)); }
     static inline int sys_dup_over(int fd, int over) { return NEG(dup3(fd, over, O_CLOEXEC)); }
     static inline int64_t sys_pread(int fd, void *b, size_t n, int64_t o) {
         return NEG(pread(fd, b, n, o));
@@ -340,6 +341,7 @@ cdef extern from *:
     int sys_close(int fd) noexcept nogil
     unsigned sys_umask(unsigned mask) noexcept nogil
     int sys_dup(int fd) noexcept nogil
+    int sys_set_flags(int fd, int flags) noexcept nogil
     int sys_dup_over(int fd, int over) noexcept nogil
     int64_t sys_pread(int fd, void *buffer, size_t size, int64_t offset) noexcept nogil
     int64_t sys_pwrite(int fd, const void *buffer, size_t size, int64_t offset) noexcept nogil

@@ -127,8 +127,9 @@ cdef int tree_rename(Table *t, Op *op, uint64_t parent, const char *name, size_t
 cdef int tree_open(Table *t, Op *op, uint64_t node, uint32_t flags,
                    uint64_t *handle) noexcept nogil
 cdef int tree_release(Table *t, uint64_t handle) noexcept nogil
+# `flags`: of the reader's open(2); O_NOATIME counts.
 cdef int64_t tree_read(Table *t, Op *op, uint64_t node, uint64_t handle, char *buffer,
-                       size_t size, uint64_t offset) noexcept nogil
+                       size_t size, uint64_t offset, uint32_t flags) noexcept nogil
 # `flags`: WRITE_KILL_SUIDGID. Short writes only together with an error later.
 cdef int64_t tree_write(Table *t, Op *op, uint64_t node, uint64_t handle, const char *data,
                         size_t size, uint64_t offset, uint32_t flags) noexcept nogil

@@ -40,6 +40,7 @@ class Tree:
         durable: bool = True,
         trusted: bool = True,
         keep_open: bool = False,
+        noatime: bool = False,
         inline_limit: int = 0,
         fd_limit: int = 256,
         state: int | None = None,

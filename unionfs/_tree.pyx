@@ -358,12 +358,12 @@ cdef int tree_release(Table *t, uint64_t handle) noexcept nogil:
 
 
 cdef int64_t tree_read(Table *t, Op *op, uint64_t node, uint64_t handle, char *buffer,
-                       size_t size, uint64_t offset) noexcept nogil:
+                       size_t size, uint64_t offset, uint32_t flags) noexcept nogil:
     cdef Node *n = node_pin(t, node)
     cdef int64_t r
     if n == NULL:
         return -ESTALE
-    r = content_read(t, n, handle, buffer, size, offset)
+    r = content_read(t, n, handle, buffer, size, offset, flags)
     node_unpin(t, n)
     return r
 
@@ -610,8 +610,8 @@ cdef class Tree:
     """See _tree.pyi."""
 
     def __cinit__(self, lowers, upper=None, work=None, *, whiteout="aufs", rename_dir="copy",
-                  durable=True, trusted=True, keep_open=False, inline_limit=0, fd_limit=256,
-                  state=None):
+                  durable=True, trusted=True, keep_open=False, noatime=False, inline_limit=0,
+                  fd_limit=256, state=None):
         cdef Table *t
         cdef int i, r
         if whiteout not in ("aufs", "overlay"):
@@ -630,6 +630,7 @@ cdef class Tree:
         t.volatile_ = not durable
         t.trusted = trusted
         t.keep_open = keep_open
+        t.noatime = noatime
         t.inline_limit = inline_limit
         t.fd_limit = fd_limit
         t.uid = os.geteuid()
@@ -861,7 +862,7 @@ cdef class Tree:
     def read(self, node, size, offset=0):
         cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
         cdef int64_t r = check(tree_read(self._open(), NULL, node, 0, PyBytes_AS_STRING(data),
-                                         size, offset))
+                                         size, offset, 0))
         return data[:r]
 
     def write(self, node, bytes data, offset=0):

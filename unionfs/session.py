@@ -82,6 +82,7 @@ class Session:
                 durable=not options.volatile,
                 trusted=stack.trusted,
                 keep_open=keep_open,
+                noatime="noatime" in options.flags,
                 inline_limit=INLINE_LIMIT,
                 fd_limit=_cached_descriptors(),
                 state=stack.state_fd,
@@ -317,16 +318,19 @@ def _answer(mountpoint: str) -> os.stat_result:
 
 
 def _without_submounts(fd: int, undo: ExitStack) -> int:
-    """A branch as it is below what is mounted inside it, where that can be had.
+    """A lower branch as it is below what is mounted inside it, read-only, where that can be had.
 
     Where not (an ordinary user; mounts that a user namespace has locked), such a directory is
-    EXDEV: a branch is one filesystem.
+    EXDEV: a branch is one filesystem.  Read-only it keeps its symbolic links' times of access,
+    for which readlink(2) has no O_NOATIME.
     """
     try:
         clone = _mount.clone(fd)
     except OSError:
         return fd
     undo.callback(os.close, clone)
+    with suppress(OSError):
+        _mount.make_read_only(clone)
     return clone
 
 

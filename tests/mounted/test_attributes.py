@@ -82,3 +82,55 @@ def test_numbers_survive_copy_up_rename_and_remount(place: Path) -> None:
         subprocess.run(["sync", "-f", root], check=True)
         union.remount()
         assert numbers(root) == before
+
+
+def accessed(path: Path) -> int:
+    return os.lstat(path).st_atime_ns
+
+
+def read_all(root: Path) -> None:
+    """Read everything in a fresh mount, where no cache answers for the branches."""
+    for base, directories, files in os.walk(root):
+        for name in directories + files:
+            path = Path(base, name)
+            if path.is_symlink():
+                path.readlink()
+            elif path.is_file():
+                path.read_bytes()
+
+
+OLD = 1_000_000_000  # relatime moves an atime that is older than a day
+
+
+def build_old(root: Path) -> list[Path]:
+    build(root, {"file": "x", "dir/inside": "x"})
+    (root / "link").symlink_to("file")
+    paths = [root / name for name in ("file", "dir/inside", "dir", "link")]
+    for path in paths:
+        os.utime(path, (OLD, OLD), follow_symlinks=False)
+    return paths
+
+
+@pytest.mark.skipif(bool(PEER), reason="what others leave in a lower is not ours to test")
+def test_reading_leaves_no_trace_in_a_lower(place: Path) -> None:
+    union = Union(place, lowers=2)
+    paths = build_old(union.lowers[1])
+    with union:
+        read_all(union.mountpoint)
+    assert {accessed(path) for path in paths} == {OLD * 10**9}
+
+
+def test_noatime_holds_for_the_upper_too(place: Path) -> None:
+    union = Union(place, flags=("noatime",))
+    assert union.upper is not None
+    build_old(union.upper)
+    with union:
+        read_all(union.mountpoint)
+        (union.mountpoint / "new").write_text("x")  # its descriptor is another one
+        os.utime(union.mountpoint / "new", (OLD, OLD))
+        assert (union.mountpoint / "new").read_text() == "x"
+        union.remount()
+        assert (union.mountpoint / "new").read_text() == "x"
+    assert accessed(union.upper / "file") == OLD * 10**9
+    assert accessed(union.upper / "dir/inside") == OLD * 10**9
+    assert accessed(union.upper / "new") == OLD * 10**9

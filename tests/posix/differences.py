@@ -170,12 +170,6 @@ UNIONFS = [
 #: Failures that are nobody's intention. A row goes when its case passes.
 BUGS = [
     Difference(
-        "unionfs-upper",
-        ["utimens::noatime_of_the_owner"],
-        "st_atime_ns",
-        "BUG: O_NOATIME of the reader is not honoured in the upper",
-    ),
-    Difference(
         _UNION,
         ["mmap::dirty_page_in_a_hole_is_data"],
         "No such device or address",

@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 from . import trees
 from .operations import Step
 from .trees import DEPTH, NAMES, Dir, Found
-from .unions import Layout, Reference, Union
+from .unions import Checked, Layout, Reference, Union
 
 
 class Difference(AssertionError):
-    """The two sides disagree: `where` names the operation that tells, or is "the end"."""
+    """The two sides disagree: `where` names what tells: an operation, a check, "the end"."""
 
     def __init__(self, where: str, what: str, lowers: Sequence[Dir], steps: Sequence[Step]) -> None:
         super().__init__(f"{where}: {what}\n\nFor test_examples.py:\n{script(lowers, steps)}")
@@ -126,8 +126,7 @@ class Comparison:
         """Take both sides one step further; raises `Difference` if they do not do the same."""
         self.steps.append(step)
         if step == ("remount",):
-            for side in self._sides:
-                side.remount()
+            self._remount()
             return
         expected, given = (side.program.perform(step) for side in self._sides)
         if expected == given or given is NotImplemented:
@@ -140,12 +139,12 @@ class Comparison:
         reference, subject = self._sides
         tree = self._compare_trees("at the end")
         inodes = subject.program.inodes()
-        for side in self._sides:
-            side.remount()
+        self._remount()
         self._compare_trees("after remounting")
         if changed := inodes.items() ^ subject.program.inodes().items():
             self._differ("the end", f"inode numbers before and after remounting: {sorted(changed)}")
         subject.unmount()
+        self._check()
         if self._reference.portable and subject.union.whiteout == reference.union.whiteout:
             reference.remount(subject)
             given = reference.program.scan()
@@ -158,6 +157,22 @@ class Comparison:
             subject.unmount()
         for path, lower in self._pristine.items():
             self._compare(lower, trees.scan(path), f"lower {path.name} before and after")
+
+    def _remount(self) -> None:
+        for side in self._sides:
+            side.unmount()
+        self._check()
+        for side in self._sides:
+            side.mount()
+
+    def _check(self) -> None:
+        """The upper that the subject has written, while it is not mounted."""
+        subject = self._sides[1]
+        if not isinstance(subject.union, Checked):
+            return
+        if findings := subject.union.findings(subject.layout):
+            lines = (f"{one.level} {one.code} {one.path} {one.detail}" for one in findings)
+            self._differ("unionfs-check", "; ".join(lines))
 
     def close(self) -> None:
         with ExitStack() as cleanup:

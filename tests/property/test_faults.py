@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from unionfs.check import Finding
+
 from . import trees
 from .comparison import Difference
 from .machine import compare
 from .trees import Dir
-from .unions import Kernel, Layout
+from .unions import Kernel, Layout, Plain
+from .unmounted import Unmounted
 
 
 class Damaged(Kernel):
@@ -39,6 +42,14 @@ class Reversed(Kernel):
 
     def mount(self, layout: Layout) -> None:
         super().mount(replace(layout, lowers=layout.lowers[::-1]))
+
+
+class Littered(Unmounted):
+    """Leaves a whiteout that hides nothing: no look at the union can tell."""
+
+    def findings(self, layout: Layout) -> list[Finding]:
+        (layout.upper / ".wh.litter").touch()
+        return super().findings(layout)
 
 
 def lose_whiteout(path: Path) -> None:
@@ -82,6 +93,11 @@ def test_damage_is_found(arena: Path, damage: Callable[[Path], None]) -> None:
 def test_wrong_order_is_found(arena: Path) -> None:
     with pytest.raises(Difference):
         compare(arena, Kernel(), Reversed(), sequences=3000)
+
+
+def test_litter_is_found(arena: Path) -> None:
+    with pytest.raises(Difference, match=r"unionfs-check: note whiteout-useless .wh.litter"):
+        compare(arena, Plain(), Littered("aufs"), sequences=1)
 
 
 def test_failure_is_cut_to_its_cause(arena: Path) -> None:

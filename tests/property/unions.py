@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 import unionfs
+from tests.check.upper import opened
 from tests.mounted.harness import watchdog
+from unionfs.check import Finding, check
 
 from . import libc
 from .operations import Operations, Outcome, Step
@@ -62,6 +64,19 @@ class Reference(Union, Protocol):
 
     def explains(self, step: Step, own: Outcome, other: Outcome) -> str | None:
         """Why a step's outcome may differ: a row of docs/differences.md, or its own fault."""
+
+
+class Checked:
+    """A union that writes what unionfs-check knows."""
+
+    #: Findings that do not count, by code.
+    passed_over: frozenset[str] = frozenset()
+
+    def findings(self, layout: Layout) -> list[Finding]:
+        """What is wrong with the upper, and what an interrupted operation would have left."""
+        with opened(layout.upper, layout.work, *layout.lowers) as (upper, work, *lowers):
+            found = check(upper, work, lowers)
+        return [one for one in found if one.code not in self.passed_over]
 
 
 @dataclass
@@ -167,7 +182,7 @@ class FuseOverlayfs:
 
 
 @dataclass
-class Unionfs:
+class Unionfs(Checked):
     """Ours. Its daemon is forked from this process: nothing has to be started."""
 
     whiteout: str = "aufs"

@@ -16,11 +16,14 @@ from unionfs._tree import ROOT, Tree
 from . import libc, trees
 from .operations import Outcome, Step
 from .trees import Found, content, digest
-from .unions import Layout, Program
+from .unions import Checked, Layout, Program
 
 
-class Unmounted:
+class Unmounted(Checked):
     """unionfs' own tree, by its Python face."""
+
+    # Scratch space and the links are in one directory here.
+    passed_over = frozenset({"workdir-unknown"})
 
     def __init__(self, whiteout: str) -> None:
         self.whiteout = whiteout

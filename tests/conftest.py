@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+import unionfs
+
 pytest.register_assert_rewrite("tests.mounted.harness")
 
 from tests.mounted.harness import detach, mounts_below, watchdog  # noqa: E402
@@ -167,6 +169,11 @@ def log_watch() -> Iterator[LogWatch]:
 # --- other users ---
 
 
+#: What tools/sanitize.py surrounds every process with, its users' too.
+SANITIZERS = {"LD_PRELOAD", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONMALLOC"}
+SANITIZERS |= {"ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS"}
+
+
 class OrdinaryUser:
     """Runs commands as somebody without any privilege, who may use /dev/fuse."""
 
@@ -195,6 +202,7 @@ class OrdinaryUser:
                 "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
                 "TMPDIR": str(self.home),
                 "LC_ALL": "C.UTF-8",
+                **{key: os.environ[key] for key in SANITIZERS & os.environ.keys()},
                 **(environment or {}),
             },
             capture_output=True,
@@ -205,7 +213,7 @@ class OrdinaryUser:
 
     def python(self, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Python code that may import the package."""
-        package = str(Path(__file__).parent.parent)
+        package = str(Path(unionfs.__file__).parent.parent)
         return self.run(sys.executable, "-c", code, *arguments, environment={"PYTHONPATH": package})
 
 

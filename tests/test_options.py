@@ -152,6 +152,63 @@ def test_values_may_lead_with_a_colon() -> None:
     ]
 
 
+KEEP_ID = ((0, 1, 1001), (1001, 0, 1), (1002, 1002, 64535))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "uidmapping=:0:1:1001:1001:0:1:1002:1002:64535",  # containers/storage
+        "uidmapping=0:1:1001:1001:0:1:1002:1002:64535",
+        "uidmapping=0:1:1001,1001:0:1,1002:1002:64535",  # fuse-overlayfs(1)
+        r"uidmapping=0:1:1001\,1001:0:1\,1002:1002:64535",
+        'uidmapping="0:1:1001,1001:0:1,1002:1002:64535"',
+    ],
+)
+def test_id_mappings_in_every_spelling(text: str) -> None:
+    options = with_options(f"{text},volatile")
+    assert (options.uid_map, options.gid_map) == (KEEP_ID, ())
+    assert options.volatile
+    assert options.unknown == ()
+    options = with_options(f"ro,gidmapping=0:5:10,{text}")
+    assert (options.uid_map, options.gid_map) == (KEEP_ID, ((0, 5, 10),))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", ":", "0", "0:1", "0:1:", "0:1:2:", "::0:1:2", "0:1:2:3"),
+        *("-1:0:1", "0:1:x", "0:1:\u0661"),
+        *("0:1:0", "0:0:4294967296", "4294967295:0:1", "0:4294967294:2"),  # no ids
+        *("0:1:5:4:20:1", "0:1:5:10:3:9"),  # two counterparts
+    ],
+)
+def test_id_mappings_that_are_none(value: str) -> None:
+    for name in ("uidmapping", "gidmapping"):
+        with pytest.raises(UsageError, match=name):
+            with_options(f"{name}={value}")
+
+
+def test_the_whole_range_of_ids_can_be_mapped() -> None:
+    assert with_options("uidmapping=0:0:4294967295").uid_map == ((0, 0, 2**32 - 1),)
+
+
+def test_a_mapping_continues_only_right_behind_itself() -> None:
+    options = with_options("uidmapping=0:1:1,volatile,5:5:5")
+    assert options.unknown == ("5:5:5",)
+
+
+def test_squashing_to_an_id_outranks_squashing_to_root() -> None:
+    for text in ("squash_to_root,squash_to_uid=5", "squash_to_uid=5,squash_to_root"):
+        options = with_options(text)
+        assert (options.squash_uid, options.squash_gid) == (5, 0)
+    options = with_options("squash_to_gid=7")
+    assert (options.squash_uid, options.squash_gid) == (None, 7)
+    for text in ("squash_to_uid", "squash_to_uid=-1", "squash_to_gid=root", "squash_to_root=1"):
+        with pytest.raises(UsageError, match="squash"):
+            with_options(text)
+
+
 def test_500_lowers() -> None:
     lowers = tuple(f"/var/lib/containers/storage/overlay/l/{number:026}" for number in range(500))
     assert parse(["lowerdir=" + ":".join(lowers)], ["/m"]).lowers == lowers
@@ -296,6 +353,7 @@ def test_every_option_is_documented() -> None:
     )
     taken += (
         " timeout threads allow_other default_permissions fsname log_file debug context private"
+        " uidmapping gidmapping squash_to_root squash_to_uid squash_to_gid"
     )
     for name in [*taken.split(), *KERNEL_FLAGS, *REFUSED]:
         assert f"`{name}" in text, f"docs/options.md does not mention {name}"

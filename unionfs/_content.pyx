@@ -17,6 +17,11 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset, strcmp, strncmp
 
+from unionfs._idmap cimport (
+    CAPABILITY_SIZE,
+    NO_ID,
+    id_store,
+)
 from unionfs._lookup cimport need_upper
 from unionfs._nodes cimport (
     Handle,
@@ -31,6 +36,7 @@ from unionfs._nodes cimport (
     node_stat,
     ref_drop,
 )
+from unionfs._owner cimport owner_give
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     O_ACCMODE,
@@ -89,15 +95,18 @@ from unionfs._tree cimport (
     SetAttr,
 )
 from unionfs._xattrs cimport (
+    XATTR_LIMIT,
     XATTR_NAME_SIZE,
+    xattr_has_ids,
+    xattr_show_ids,
     xattr_show_list,
+    xattr_store_ids,
     xattr_to_disk,
 )
 
 cdef enum:
     ALL = 0x7FFFFFFFFFFFFFFF
     FIRST_HANDLES = 64
-    XATTR_LIST_LIMIT = 65536
 
 
 # --- handles -------------------------------------------------------------------------------
@@ -255,14 +264,31 @@ cdef int set_size(Table *t, Node *n, uint64_t handle, const SetAttr *wanted) noe
     return r
 
 
+cdef int wanted_owner(const Table *t, const SetAttr *wanted, uint32_t *uid,
+                      uint32_t *gid) noexcept nogil:
+    """The ids on disk, NO_ID for one that stays."""
+    uid[0] = gid[0] = NO_ID
+    if wanted.valid & SET_UID:
+        uid[0] = id_store(&t.uids, wanted.uid)
+        if uid[0] == NO_ID and not t.uids.squash:
+            return -EINVAL      # as chown(2) says of an id that a user namespace does not have
+    if wanted.valid & SET_GID:
+        gid[0] = id_store(&t.gids, wanted.gid)
+        if gid[0] == NO_ID and not t.gids.squash:
+            return -EINVAL
+    return 0
+
+
 cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAttr *wanted,
                          Stat *st) noexcept nogil:
     """chmod(2), chown(2), truncate(2) and utimensat(2); what is set first cannot undo the rest."""
     cdef Ref ref
-    cdef uint32_t none = 0xFFFFFFFFu
-    cdef int r = 0
+    cdef uint32_t uid, gid
+    cdef int r = wanted_owner(t, wanted, &uid, &gid)
     if wanted.valid & SET_SIZE and wanted.size > ALL:
-        return -EINVAL
+        r = -EINVAL
+    if r < 0:
+        return r
     r = need_upper(t, op, n, wanted.size if wanted.valid & SET_SIZE else <uint64_t>ALL)
     if r != 0:
         return r
@@ -274,10 +300,9 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
     if r < 0:
         return r
     if wanted.valid & (SET_UID | SET_GID):
-        r = sys_fchownat(ref.fd, b"", wanted.uid if wanted.valid & SET_UID else none,
-                         wanted.gid if wanted.valid & SET_GID else none)
+        r = owner_give(t, ref.fd, uid, gid)
     elif not wanted.valid & ~<uint32_t>SET_KILL_SUIDGID:
-        r = sys_fchownat(ref.fd, b"", none, none)       # chown(-1, -1) still moves ctime
+        r = sys_fchownat(ref.fd, b"", NO_ID, NO_ID)     # chown(-1, -1) still moves ctime
     if r == 0 and wanted.valid & SET_KILL_SUIDGID and not wanted.valid & SET_SIZE:
         r = kill_set_ids(ref.fd)
     if r == 0 and wanted.valid & SET_MODE:
@@ -422,11 +447,31 @@ cdef int64_t content_copy_range(Table *t, Op *op, Node *source, uint64_t source_
 
 # --- extended attributes -------------------------------------------------------------------
 
+cdef int64_t get_with_ids(Table *t, Node *n, const char *name, char *buffer,
+                          size_t size) noexcept nogil:
+    cdef char *value = <char *>malloc(XATTR_LIMIT)
+    cdef int64_t r
+    if value == NULL:
+        return -ENOMEM
+    r = node_getxattr(t, n, name, value, XATTR_LIMIT)
+    if r > 0:
+        r = xattr_show_ids(t, name, value, r)
+    if r > 0 and size:
+        if <size_t>r > size:
+            r = -ERANGE
+        else:
+            memcpy(buffer, value, <size_t>r)
+    free(value)
+    return r
+
+
 cdef int64_t content_getxattr(Table *t, Node *n, const char *name, char *buffer,
                               size_t size) noexcept nogil:
     cdef char stored[XATTR_NAME_SIZE]
     if xattr_to_disk(name, stored) < 0:
         return -ENODATA         # too long to have been stored
+    if xattr_has_ids(t, name):
+        return get_with_ids(t, n, name, buffer, size)
     return node_getxattr(t, n, stored, buffer, size)
 
 
@@ -439,10 +484,10 @@ cdef int64_t content_listxattr(Table *t, const Op *op, Node *n, char *buffer,
         return r
     r = sys_listxattr(ref.fd, NULL, 0)
     if r > 0:
-        names = <char *>malloc(XATTR_LIST_LIMIT)
+        names = <char *>malloc(XATTR_LIMIT)
         r = -ENOMEM
         if names != NULL:
-            r = sys_listxattr(ref.fd, names, XATTR_LIST_LIMIT)
+            r = sys_listxattr(ref.fd, names, XATTR_LIMIT)
             if r > 0:
                 r = xattr_show_list(names, r, op == NULL or op.uid == 0)
             if r > 0 and size:
@@ -460,6 +505,24 @@ cdef void changed_xattr(Node *n, const char *name) noexcept nogil:
         n.dir.inherit_known = False
 
 
+cdef int store_xattr(Table *t, int fd, const char *name, const char *value, size_t size,
+                     int flags) noexcept nogil:
+    """setxattr(2) of a value as it is on the mount."""
+    cdef char *mapped
+    cdef int64_t r
+    if not xattr_has_ids(t, name):
+        return sys_setxattr(fd, name, value, size, flags)
+    mapped = <char *>malloc(size + CAPABILITY_SIZE)
+    if mapped == NULL:
+        return -ENOMEM
+    memcpy(mapped, value, size)
+    r = xattr_store_ids(t, name, mapped, <int64_t>size)
+    if r >= 0:
+        r = sys_setxattr(fd, name, mapped, <size_t>r, flags)
+    free(mapped)
+    return <int>r
+
+
 cdef int content_setxattr(Table *t, Op *op, Node *n, const char *name, const char *value,
                           size_t size, int flags, bint kill_sgid) noexcept nogil:
     cdef char stored[XATTR_NAME_SIZE]
@@ -472,7 +535,7 @@ cdef int content_setxattr(Table *t, Op *op, Node *n, const char *name, const cha
         r = node_path_ref(t, n, &ref)
     if r != 0:
         return r
-    r = sys_setxattr(ref.fd, stored, value, size, flags)
+    r = store_xattr(t, ref.fd, stored, value, size, flags)
     node_set_xattr(t, n)
     if r == 0 and kill_sgid:
         r = sys_statx(ref.fd, b"", AT_EMPTY_PATH, &st)

@@ -51,6 +51,7 @@ from unionfs._nodes cimport (
     node_unpin_locked,
     ref_drop,
 )
+from unionfs._owner cimport owner_give
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     AT_REMOVEDIR,
@@ -80,7 +81,6 @@ from unionfs._sys cimport (
     sys_close,
     sys_copy_file_range,
     sys_dup_over,
-    sys_fchownat,
     sys_fsync,
     sys_ftruncate,
     sys_linkfd,
@@ -201,9 +201,7 @@ cdef int copy_attributes(Copy *c) noexcept nogil:
     cdef int r = 0
     # A chown clears set-id bits and capabilities, so it comes first.
     if c.st.stx_uid != c.t.uid or c.st.stx_gid != c.t.gid:
-        r = sys_fchownat(c.target, b"", c.st.stx_uid, c.st.stx_gid)
-        if r == -EINVAL:
-            r = -EPERM          # an owner that this user namespace does not know
+        r = owner_give(c.t, c.target, c.st.stx_uid, c.st.stx_gid)
     # user.* can be set only by who may write the file, and an ACL sets bits of the mode.
     if r == 0:
         r = xattr_copy_all(c.t, c.source, c.target)

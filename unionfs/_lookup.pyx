@@ -55,6 +55,7 @@ from unionfs._nodes cimport (
     node_by_key_locked,
     node_new_locked,
     node_set_key_locked,
+    node_show,
     node_stat,
     node_unpin,
     node_unpin_locked,
@@ -358,11 +359,7 @@ cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Nod
             break
         if n != NULL:
             st[0] = found.st
-            st.stx_ino = n.ino
-            if found.count > 1:
-                st.stx_nlink = 1
-            if n.linked:
-                st.stx_nlink = n.nlink
+            node_show(t, n, st)
             out[0] = n
             break
         r = -EIO                # after ATTEMPTS rounds; otherwise another thread was quicker

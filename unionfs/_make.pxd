@@ -12,10 +12,12 @@ cdef struct Make:
     uint64_t rdev
     const char *target      # of a symbolic link
     Node *source            # of a hard link
+    uint32_t uid            # its owner on disk; filled in by what creates it
+    uint32_t gid
 
 # Creates a name; the node is returned pinned.
 cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t length,
-                     const Make *make, Node **out, Stat *st) noexcept nogil
+                     Make *make, Node **out, Stat *st) noexcept nogil
 cdef int change_tmpfile(Table *t, Op *op, Node *parent, uint32_t mode, Node **out,
                         Stat *st) noexcept nogil
 # The upper directory in which a name changes, brought up if need be: 0, a Verdict, -errno.

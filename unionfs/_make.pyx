@@ -51,10 +51,12 @@ from unionfs._nodes cimport (
     node_new_locked,
     node_path_ref,
     node_set_key_locked,
+    node_show,
     node_unpin,
     node_unpin_locked,
     ref_drop,
 )
+from unionfs._owner cimport owner_give, owner_of_new
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     AT_REMOVEDIR,
@@ -165,19 +167,19 @@ cdef int make_file(Table *t, Op *op, const Make *make, uint32_t mode, int dirfd,
     return sys_statx(born.fd, b"", AT_EMPTY_PATH, &born.st)
 
 
-cdef int give_owner(Op *op, const Make *make, uint32_t mode, bint group_from_parent,
+cdef int give_owner(const Table *t, const Make *make, uint32_t mode, bint group_from_parent,
                     Born *born) noexcept nogil:
     """The caller's uid and gid, then the set-id bits, which a chown would have cleared."""
-    cdef uint32_t gid = born.st.stx_gid if group_from_parent else op.gid
+    cdef uint32_t gid = born.st.stx_gid if group_from_parent else make.gid
     cdef uint32_t special = mode & (S_ISUID | S_ISGID)
     cdef int r
     if make.source != NULL:
         return 0
-    if born.st.stx_uid != op.uid or born.st.stx_gid != gid:
-        r = sys_fchownat(born.fd, b"", op.uid, gid)
+    if born.st.stx_uid != make.uid or born.st.stx_gid != gid:
+        r = owner_give(t, born.fd, make.uid, gid)
         if r < 0:
-            return -EPERM if r == -EINVAL else r
-        born.st.stx_uid = op.uid
+            return r
+        born.st.stx_uid = make.uid
         born.st.stx_gid = gid
     if special and (make.mode & S_IFMT) != S_IFLNK and (born.st.stx_mode & special) != special:
         r = sys_chmodfd(born.fd, (born.st.stx_mode & 0o7777) | special)
@@ -198,11 +200,11 @@ cdef int make_owned(Table *t, Op *op, const Make *make, Node *parent, int parent
         mode &= ~op.umask
     r = make_file(t, op, make, mode, dirfd, name, born)
     if r == 0 and make.source == NULL:
-        if (born.st.stx_uid != op.uid or born.st.stx_gid != op.gid
+        if (born.st.stx_uid != make.uid or born.st.stx_gid != make.gid
                 or mode & (S_ISUID | S_ISGID)):
             r = sys_statx(parent_fd, b"", AT_EMPTY_PATH, &above)
             if r == 0:
-                r = give_owner(op, make, mode, (above.stx_mode & S_ISGID) != 0, born)
+                r = give_owner(t, make, mode, (above.stx_mode & S_ISGID) != 0, born)
         if r < 0:
             sys_unlinkat(dirfd, name, AT_REMOVEDIR if (mode & S_IFMT) == S_IFDIR else 0)
     if r < 0 and born.fd >= 0:
@@ -211,14 +213,14 @@ cdef int make_owned(Table *t, Op *op, const Make *make, Node *parent, int parent
     return r
 
 
-cdef bint takes_several_steps(const Table *t, const Op *op, const Make *make) noexcept nogil:
+cdef bint takes_several_steps(const Table *t, const Make *make) noexcept nogil:
     """Is the file not what it has to be as soon as it is created?"""
-    return make.source == NULL and (op.uid != t.uid or op.gid != t.gid
+    return make.source == NULL and (make.uid != t.uid or make.gid != t.gid
                                     or make.mode & (S_ISUID | S_ISGID))
 
 
-cdef int make_unnamed(Op *op, const Make *make, Node *parent, int parent_fd,
-                      Born *born) noexcept nogil:
+cdef int make_unnamed(const Table *t, const Op *op, const Make *make, Node *parent,
+                      int parent_fd, Born *born) noexcept nogil:
     """A regular file in its final state but without a name; -EOPNOTSUPP where there are none."""
     cdef uint32_t mode = make.mode
     cdef Stat above
@@ -234,7 +236,7 @@ cdef int make_unnamed(Op *op, const Make *make, Node *parent, int parent_fd,
     if r == 0:
         r = sys_statx(parent_fd, b"", AT_EMPTY_PATH, &above)
     if r == 0:
-        r = give_owner(op, make, mode, (above.stx_mode & S_ISGID) != 0, born)
+        r = give_owner(t, make, mode, (above.stx_mode & S_ISGID) != 0, born)
     if r < 0:
         sys_close(born.fd)
     return r
@@ -245,7 +247,7 @@ cdef int make_complete(Table *t, Op *op, const Make *make, Node *parent, int dir
     """A new file that appears under its name only when it is complete."""
     cdef int r = -EOPNOTSUPP
     if (make.mode & S_IFMT) == S_IFREG:
-        r = make_unnamed(op, make, parent, dirfd, born)
+        r = make_unnamed(t, op, make, parent, dirfd, born)
     if r == -EOPNOTSUPP:
         return make_aside(t, op, make, parent, dirfd, name, False, born)
     if r < 0:
@@ -380,9 +382,7 @@ cdef int enter(Table *t, Node *parent, const char *name, size_t length, const Ma
         sys_close(born.fd)
     out[0] = n
     st[0] = born.st
-    st.stx_ino = n.ino
-    if n.linked:
-        st.stx_nlink = n.nlink
+    node_show(t, n, st)
     return 0
 
 
@@ -399,7 +399,7 @@ cdef int carry_origin(Table *t, Node *source, Node *parent, int parent_fd) noexc
 
 
 cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t length,
-                     const Make *make, Node **out, Stat *st) noexcept nogil:
+                     Make *make, Node **out, Stat *st) noexcept nogil:
     """Creates a name; see the declaration."""
     cdef Born born
     cdef Ref ref
@@ -408,10 +408,14 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
     cdef int r = check_new_name(t, name, length)
     if r < 0:
         return r
+    make.uid = op.uid
+    make.gid = op.gid
     if make.source != NULL:
         r = need_upper(t, op, make.source, ALL)
-        if r != 0:
-            return r
+    else:
+        r = owner_of_new(t, &make.uid, &make.gid)
+    if r != 0:
+        return r
     r = open_parent(t, op, parent, &ref)
     if r != 0:
         return r
@@ -428,7 +432,7 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
         r = carry_origin(t, make.source, parent, ref.fd)
     if r == 0 and mark_reserved(name, length):
         r = make_aside(t, op, make, parent, ref.fd, name, False, &born)
-    elif r == 0 and takes_several_steps(t, op, make):
+    elif r == 0 and takes_several_steps(t, make):
         r = make_complete(t, op, make, parent, ref.fd, name, &born)
     elif r == 0:
         r = make_owned(t, op, make, parent, ref.fd, ref.fd, name, &born)
@@ -458,7 +462,11 @@ cdef int change_tmpfile(Table *t, Op *op, Node *parent, uint32_t mode, Node **ou
         return r
     make.mode = S_IFREG | mode
     make.source = NULL
-    r = make_unnamed(op, &make, parent, ref.fd, &born)
+    make.uid = op.uid
+    make.gid = op.gid
+    r = owner_of_new(t, &make.uid, &make.gid)
+    if r == 0:
+        r = make_unnamed(t, op, &make, parent, ref.fd, &born)
     ref_drop(t, &ref)
     if r < 0:
         return r
@@ -477,5 +485,5 @@ cdef int change_tmpfile(Table *t, Op *op, Node *parent, uint32_t mode, Node **ou
         return -ENOMEM
     out[0] = n
     st[0] = born.st
-    st.stx_ino = n.ino
+    node_show(t, n, st)
     return 0

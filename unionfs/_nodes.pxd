@@ -15,6 +15,7 @@ A node in state COPYING may be looked up and read; what changes it or its names 
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from unionfs._idmap cimport IdMap
 from unionfs._sys cimport Cond, Mutex, Stat, StatTime
 
 cdef enum:
@@ -163,6 +164,9 @@ cdef struct Table:
     bint trusted            # trusted.* xattrs may be written
     uint32_t uid            # who owns what the daemon creates
     uint32_t gid
+    IdMap uids              # ids on the branches and on the mount
+    IdMap gids
+    bint maps_ids           # some of them differ
     bint keep_open
     bint noatime            # reading leaves times of access alone in the upper too
     Format format
@@ -236,6 +240,8 @@ cdef int dir_index(const Dir *d, uint16_t branch) noexcept nogil
 cdef int dir_ref(Table *t, Node *n, uint16_t branch, Ref *ref) noexcept nogil
 cdef int node_place(Table *t, Node *n, Ref *directory, char *name, uint32_t *seq) noexcept nogil
 cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil
+# Turns what the branch says of a node into what the union shows.
+cdef void node_show(const Table *t, const Node *n, Stat *st) noexcept nogil
 cdef int node_path_ref(Table *t, Node *n, Ref *ref) noexcept nogil
 # getxattr(2) of the node; only `security.capability` and ACLs are asked often, and mostly in vain.
 cdef int64_t node_getxattr(Table *t, Node *n, const char *name, void *value,

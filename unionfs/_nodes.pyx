@@ -10,6 +10,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, strdup, strncmp
 
+from unionfs._idmap cimport id_show_owner
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     O_DIRECTORY,
@@ -110,6 +111,8 @@ cdef void table_free(Table *t) noexcept nogil:
         sys_close(t.state_fd)
     if t.links_fd >= 0:
         sys_close(t.links_fd)
+    free(t.uids.ranges)
+    free(t.gids.ranges)
     free(t.handles)
     free(t.branch)
     free(t.nodes)
@@ -797,12 +800,15 @@ cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil:
         if n.seq == seq and not n.changing and (r != -ESTALE or n.names == NULL):
             break
     if r == 0:
-        node_show(n, st)
+        node_show(t, n, st)
     return r
 
 
-cdef inline void node_show(Node *n, Stat *st) noexcept nogil:
+cdef void node_show(const Table *t, const Node *n, Stat *st) noexcept nogil:
     st.stx_ino = n.ino
+    if t.maps_ids:
+        st.stx_uid = id_show_owner(&t.uids, st.stx_uid)
+        st.stx_gid = id_show_owner(&t.gids, st.stx_gid)
     if (n.dir != NULL and st.stx_ctime.tv_nsec == n.dir.made_ctime.tv_nsec
             and st.stx_ctime.tv_sec == n.dir.made_ctime.tv_sec and n.dir.made_ctime.tv_sec):
         st.stx_ctime = n.dir.shown_ctime

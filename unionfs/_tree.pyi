@@ -27,6 +27,11 @@ class Tree:
     `lowers` (topmost first), `upper` and `work` are descriptors of directories; they are
     duplicated. Without an upper everything that changes raises EROFS. `state` is the directory for
     what a later mount needs (hard links across copy-up), by default the work directory.
+
+    `uid_map` and `gid_map` are ranges (first id on the branches, first id here, how many); with
+    any, an id without a range has no counterpart: it is shown as 0xFFFFFFFF, and giving a file
+    such an owner raises EINVAL, creating one as such a user EOVERFLOW. `squash_uid` and
+    `squash_gid` are the owner that every file is shown with.
     """
 
     def __init__(
@@ -44,6 +49,10 @@ class Tree:
         inline_limit: int = 0,
         fd_limit: int = 256,
         state: int | None = None,
+        uid_map: Sequence[tuple[int, int, int]] = (),
+        gid_map: Sequence[tuple[int, int, int]] = (),
+        squash_uid: int | None = None,
+        squash_gid: int | None = None,
     ) -> None: ...
     def close(self) -> None: ...
 

@@ -4,7 +4,7 @@
 What happens is written in the modules below; here ids become pinned nodes. The order of the
 modules is their order of knowledge: each cimports functions only from those before it.
 
-    _sys  _nodes  _xattrs  _marks  _identity  _links  _listing  _copy  _redirect
+    _sys  _idmap  _nodes  _owner  _xattrs  _marks  _identity  _links  _listing  _copy  _redirect
     _lookup  _make  _change  _content  _readdir  _tree
 """
 import os
@@ -21,7 +21,7 @@ from libc.errno cimport (
     ESTALE,
 )
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
 
 from unionfs._change cimport change_make_whole, change_rename, change_rmdir, change_unlink
@@ -44,6 +44,7 @@ from unionfs._content cimport (
 )
 from unionfs._copy cimport copy_up
 from unionfs._identity cimport show_ino
+from unionfs._idmap cimport IdMap, IdRange
 from unionfs._links cimport links_open
 from unionfs._listing cimport listing_shrink
 from unionfs._lookup cimport child_find
@@ -189,7 +190,7 @@ cdef int tree_statfs(Table *t, Op *op, StatFs *st) noexcept nogil:
 
 # --- names ---------------------------------------------------------------------------------
 
-cdef int make(Table *t, Op *op, uint64_t parent, const char *name, size_t length, const Make *m,
+cdef int make(Table *t, Op *op, uint64_t parent, const char *name, size_t length, Make *m,
               uint64_t *node, Stat *st) noexcept nogil:
     cdef Node *n = NULL
     cdef Node *p = node_pin(t, parent)
@@ -606,12 +607,27 @@ cdef int inherit_nothing(int work_fd) noexcept nogil:
     return r
 
 
+cdef int fill_id_map(IdMap *map_, ranges, squash_to) except -1:
+    if squash_to is not None:
+        map_.squash = True
+        map_.squash_to = squash_to
+    if ranges:
+        map_.ranges = <IdRange *>calloc(len(ranges), sizeof(IdRange))
+        if map_.ranges == NULL:
+            raise MemoryError
+        for disk, shown, count in ranges:
+            map_.ranges[map_.count] = IdRange(disk, shown, count)
+            map_.count += 1
+    return 0
+
+
 cdef class Tree:
     """See _tree.pyi."""
 
     def __cinit__(self, lowers, upper=None, work=None, *, whiteout="aufs", rename_dir="copy",
                   durable=True, trusted=True, keep_open=False, noatime=False, inline_limit=0,
-                  fd_limit=256, state=None):
+                  fd_limit=256, state=None, uid_map=(), gid_map=(), squash_uid=None,
+                  squash_gid=None):
         cdef Table *t
         cdef int i, r
         if whiteout not in ("aufs", "overlay"):
@@ -635,6 +651,10 @@ cdef class Tree:
         t.fd_limit = fd_limit
         t.uid = os.geteuid()
         t.gid = os.getegid()
+        fill_id_map(&t.uids, uid_map, squash_uid)
+        fill_id_map(&t.gids, gid_map, squash_gid)
+        t.maps_ids = (t.uids.count > 0 or t.gids.count > 0 or t.uids.squash
+                      or t.gids.squash)
         if upper is not None:
             self._add_branch(0, upper)
             t.work_fd = sys_dup(work)

@@ -11,14 +11,14 @@ union does, it is stored escaped, the way the kernel does it: ``trusted.overlay.
 from libc.errno cimport ENODATA, ENOMEM, EOPNOTSUPP, EPERM, ERANGE
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memmove, strlen, strncmp
+from libc.string cimport memmove, strcmp, strlen, strncmp
 
+from unionfs._idmap cimport acl_show, acl_store, capability_show, capability_store
 from unionfs._nodes cimport Table
 from unionfs._sys cimport sys_getxattr, sys_listxattr, sys_setxattr
 
 cdef enum:
     PRIVATE_PREFIXES = 5
-    XATTR_LIMIT = 65536         # XATTR_SIZE_MAX and XATTR_LIST_MAX of <linux/limits.h>
 
 cdef const char **prefixes = [
     b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs.",
@@ -86,6 +86,29 @@ cdef int64_t xattr_show_list(char *names, int64_t size, bint trusted) noexcept n
             out += length - <int64_t>escape
         at += length
     return out
+
+
+cdef inline bint is_acl(const char *name) noexcept nogil:
+    return strcmp(name, b"system.posix_acl_access") == 0 or (
+        strcmp(name, b"system.posix_acl_default") == 0)
+
+
+cdef bint xattr_has_ids(const Table *t, const char *name) noexcept nogil:
+    return t.maps_ids and (strcmp(name, b"security.capability") == 0 or is_acl(name))
+
+
+cdef int64_t xattr_show_ids(const Table *t, const char *name, char *value,
+                            int64_t size) noexcept nogil:
+    if is_acl(name):
+        return acl_show(&t.uids, &t.gids, value, size)
+    return capability_show(&t.uids, value, size)
+
+
+cdef int64_t xattr_store_ids(const Table *t, const char *name, char *value,
+                             int64_t size) noexcept nogil:
+    if is_acl(name):
+        return acl_store(&t.uids, &t.gids, value, size)
+    return capability_store(&t.uids, value, size)
 
 
 cdef bint may_stay_behind(const Table *t, const char *name, int error) noexcept nogil:

@@ -79,16 +79,9 @@ _FOR_MOUNT_8 = {
 #: What security modules understand; handed to the kernel as it is.
 _SECURITY_LABELS = {"context", "fscontext", "defcontext", "rootcontext"}
 
-_NO_ID_MAPPING = "the ids of files cannot be mapped yet; mount inside the user namespace"
-
 #: Options of other union filesystems that would change what users see.  Ignoring them would be
 #: a lie, so each is refused with its reason.
 REFUSED: Mapping[str, str] = {
-    "uidmapping": _NO_ID_MAPPING,
-    "gidmapping": _NO_ID_MAPPING,
-    "squash_to_root": _NO_ID_MAPPING,
-    "squash_to_uid": _NO_ID_MAPPING,
-    "squash_to_gid": _NO_ID_MAPPING,
     "xattr_permissions": "owners and modes are kept in the files themselves, never in xattrs",
     "static_nlink": "link counts of directories are always those of the merged directory",
     "noacl": "POSIX ACLs are always honoured",
@@ -117,7 +110,18 @@ _PROPAGATION = {
 
 _ESCAPABLE = ':,\\"'
 
+#: (uid_t)-1 is no id.
+_MOST_ID = 2**32 - 2
+
 T = TypeVar("T", bound=str)
+
+
+class IdRange(NamedTuple):
+    """Ids of files, `size` from `disk` on, that the mount shows as those from `shown` on."""
+
+    disk: int
+    shown: int
+    size: int
 
 
 class MountOptions(NamedTuple):
@@ -131,6 +135,10 @@ class MountOptions(NamedTuple):
     whiteout: Whiteout = "aufs"  #: the format written; both are read
     copyup: CopyUp = "change"
     rename_dir: RenameDir = "copy"
+    uid_map: tuple[IdRange, ...] = ()  #: empty: ids are shown as they are
+    gid_map: tuple[IdRange, ...] = ()
+    squash_uid: int | None = None  #: the owner that every file is shown with
+    squash_gid: int | None = None
     volatile: bool = False  #: never flush to disk
     writeback: bool = False  #: let the kernel collect writes
     timeout: float = 1e9  #: seconds the kernel may keep names and attributes
@@ -211,6 +219,29 @@ def escape(path: str) -> str:
     return path
 
 
+def split_ids(name: str, value: str) -> tuple[IdRange, ...]:
+    """Read a mapping: ``DISK:SHOWN:COUNT``, as often as needed, with colons or commas between.
+
+    A leading colon is passed over: containers/storage writes one.  Raises `UsageError` for what
+    are no such triplets, and for ids that would have two counterparts.
+    """
+    words = value.replace(",", ":").removeprefix(":").split(":")
+    if len(words) % 3 or not all(word.isascii() and word.isdigit() for word in words):
+        raise UsageError(problem=f"option {name} is made of ID:SHOWN-ID:COUNT, not {value!r}")
+    numbers = iter(min(int(word[:11]), 2**32) for word in words)
+    ranges = tuple(map(IdRange, numbers, numbers, numbers))
+    for range_ in ranges:
+        if range_.size < 1 or max(range_.disk, range_.shown) + range_.size - 1 > _MOST_ID:
+            raise UsageError(problem=f"option {name} has a range that holds no ids: {value!r}")
+    for column in (0, 1):
+        free = 0  # the first id behind those seen
+        for first, size in sorted((range_[column], range_.size) for range_ in ranges):
+            if first < free:
+                raise UsageError(problem=f"option {name} maps id {first} twice: {value!r}")
+            free = first + size
+    return ranges
+
+
 def parse(
     options: Sequence[str],
     positionals: Sequence[str],
@@ -240,6 +271,11 @@ class _Reader:
         self.whiteout: Whiteout = "aufs"
         self.copyup: CopyUp = "change"
         self.rename_dir: RenameDir = "copy"
+        self.mappings: dict[str, str] = {}
+        self.continued: str | None = None  # the mapping that was the option before this one
+        self.squash_to_root = False
+        self.squash_uid: int | None = None
+        self.squash_gid: int | None = None
         self.volatile = False
         self.writeback = False
         self.timeout = 1e9
@@ -257,6 +293,12 @@ class _Reader:
         """Apply one option; `value` still has its backslashes."""
         if name in REFUSED:
             raise UnsupportedOption(option=name, reason=REFUSED[name])
+        mapping, self.continued = self.continued, None
+        if mapping is not None and value is None and name[0].isdigit():
+            # fuse-overlayfs(1) lets commas separate the triplets, which are options then.
+            self.mappings[mapping] += f",{name}"
+            self.continued = mapping
+            return
         if name in KERNEL_FLAGS or name in _CLEARS or name in _PROPAGATION:
             _no_value(name, value)
             self._take_flag(name)
@@ -276,6 +318,16 @@ class _Reader:
                 self.copyup = _choice(name, value, get_args(CopyUp))
             case "rename_dir":
                 self.rename_dir = _choice(name, value, get_args(RenameDir))
+            case "uidmapping" | "gidmapping":
+                self.mappings[name] = unescape(_text(name, value))
+                self.continued = name
+            case "squash_to_root":
+                _no_value(name, value)
+                self.squash_to_root = True
+            case "squash_to_uid":
+                self.squash_uid = _number(name, value, 0, _MOST_ID)
+            case "squash_to_gid":
+                self.squash_gid = _number(name, value, 0, _MOST_ID)
             case "volatile":
                 _no_value(name, value)
                 self.volatile = True
@@ -286,7 +338,7 @@ class _Reader:
             case "timeout":
                 self.timeout = _seconds(name, value)
             case "threads":
-                self.threads = _count(name, value)
+                self.threads = _number(name, value, 1, 64)
             case "allow_other":
                 _no_value(name, value)
                 self.allow_other = True
@@ -338,6 +390,8 @@ class _Reader:
             raise UsageError(problem="no lower branch is given")
         if self.workdir is not None and self.upper is None:
             raise UsageError(problem="workdir= has no use without an upper branch")
+        maps = {name: split_ids(name, value) for name, value in self.mappings.items()}
+        everyone = 0 if self.squash_to_root else None
         debug = debug or self.debug
         read_only = self.upper is None or "ro" in self.flags
         if read_only:
@@ -351,6 +405,10 @@ class _Reader:
             whiteout=self.whiteout,
             copyup=self.copyup,
             rename_dir=self.rename_dir,
+            uid_map=maps.get("uidmapping", ()),
+            gid_map=maps.get("gidmapping", ()),
+            squash_uid=everyone if self.squash_uid is None else self.squash_uid,
+            squash_gid=everyone if self.squash_gid is None else self.squash_gid,
             volatile=self.volatile,
             writeback=self.writeback,
             timeout=self.timeout,
@@ -424,8 +482,8 @@ def _seconds(name: str, value: str | None) -> float:
     return seconds
 
 
-def _count(name: str, value: str | None) -> int:
+def _number(name: str, value: str | None, least: int, most: int) -> int:
     text = _text(name, value)
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 64):
-        raise UsageError(problem=f"option {name} is a number from 1 to 64, not {text!r}")
+    if not (text.isascii() and text.isdigit() and least <= int(text[:11]) <= most):
+        raise UsageError(problem=f"option {name} is a number from {least} to {most}, not {text!r}")
     return int(text)

@@ -86,6 +86,10 @@ class Session:
                 inline_limit=INLINE_LIMIT,
                 fd_limit=_cached_descriptors(),
                 state=stack.state_fd,
+                uid_map=options.uid_map,
+                gid_map=options.gid_map,
+                squash_uid=options.squash_uid,
+                squash_gid=options.squash_gid,
             )
         undo.callback(tree.close)
         relay = self.relay = Relay(tree)

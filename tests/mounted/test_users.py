@@ -12,7 +12,7 @@ from tests.conftest import OrdinaryUser
 from tests.mounted.commands import command, daemon_of, wait_for_end, wait_for_nobody
 from tests.mounted.harness import Union, fails_with, needs_root, only_unionfs
 from tests.mounted.trees import branch, build, snapshot
-from tests.mounted.users import as_user
+from tests.mounted.users import as_user, in_user_namespace
 
 pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(90)]
 
@@ -236,26 +236,7 @@ def test_root_of_a_user_namespace(place: Path, whiteout: str, ids: int) -> None:
         getfattr --absolute-names -m - -d {root}/file {root}/dir {root}/remade > {place}/attributes
         umount {root}
     """
-    # The maps have to be written from outside: many ids are for root of the parent only. What
-    # is executed after that has root's capabilities.
-    process = subprocess.Popen(
-        ["unshare", "--user", "--mount", "sh", "-c", 'read -r go; exec sh -c "$0"', script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    before = os.readlink("/proc/self/ns/user")
-    try:
-        while os.readlink(f"/proc/{process.pid}/ns/user") == before:
-            assert process.poll() is None
-        for kind in ("uid", "gid"):
-            Path(f"/proc/{process.pid}/{kind}_map").write_text(f"0 0 {ids}")
-        output, _ = process.communicate("go\n", timeout=60)
-    finally:
-        process.kill()
-        process.wait()
-    assert (process.returncode, output) == (0, "")
+    assert in_user_namespace(script, f"0 0 {ids}") == (0, "")
     wait_for_nobody(place)
     assert (place / "seen").read_text() == (place / "again").read_text()
     attributes = [line for line in (place / "attributes").read_text().splitlines() if "=" in line]

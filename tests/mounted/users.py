@@ -1,9 +1,12 @@
-"""Doing something as another user, inside this process."""
+"""Doing something as another user: inside this process, or in a user namespace."""
 
 import ctypes
 import ctypes.util
+import os
+import subprocess
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -35,3 +38,31 @@ def as_user(uid: int, function: Callable[[], Result]) -> Result:
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def in_user_namespace(script: str, ids: str) -> tuple[int, str]:
+    """Run a shell script as root of user and mount namespaces of its own; root only.
+
+    `ids` is what uid_map and gid_map are to hold (user_namespaces(7)).  Returns the exit status and
+    everything the script has written.
+    """
+    # The maps have to be written from outside: many ids are for root of the parent only.
+    holder = subprocess.Popen(["unshare", "--user", "--mount", "cat"], stdin=subprocess.PIPE)
+    before = os.readlink("/proc/self/ns/mnt")
+    try:
+        while os.readlink(f"/proc/{holder.pid}/ns/mnt") == before:
+            assert holder.poll() is None
+        for kind in ("uid", "gid"):
+            Path(f"/proc/{holder.pid}/{kind}_map").write_text(ids)
+        result = subprocess.run(
+            ["nsenter", f"--target={holder.pid}", "--user", "--mount", "sh", "-c", script],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        holder.kill()
+        holder.communicate()
+    return result.returncode, result.stdout

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from benchmarks import measure, plot, report
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, io_uring_offered
 from benchmarks.results import Results, machine
 from benchmarks.runner import Runner
 from benchmarks.scales import SCALES, Scale
@@ -90,12 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = Results(settings, machine(directory))
     runner = Runner(directory, scale, placements, options.rounds, drop, results)
     try:
-        runner.admit(candidates)
-        for number, workload in enumerate(workloads, 1):
-            started = time.monotonic()
-            runner.run(workload)
-            took = f"{workload.name} took {time.monotonic() - started:.0f} s"
-            print(f"[{number}/{len(workloads)}] {took}", file=sys.stderr, flush=True)
+        with io_uring_offered():
+            runner.admit(candidates)
+            for number, workload in enumerate(workloads, 1):
+                started = time.monotonic()
+                runner.run(workload)
+                took = f"{workload.name} took {time.monotonic() - started:.0f} s"
+                print(f"[{number}/{len(workloads)}] {took}", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(directory)
     print(report.as_text(results), end="")

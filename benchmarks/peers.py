@@ -7,14 +7,15 @@ once (`unavailable`), which also finds a missing kernel module, privilege or opt
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,8 @@ MOUNT_TIMEOUT = 30.0
 UNMOUNT_TIMEOUT = 30.0
 
 ROOT = Path(__file__).parents[1]
+
+_OFFER = Path("/sys/module/fuse/parameters/enable_uring")
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -140,11 +143,23 @@ PEERS = {
         Peer("fuse-overlayfs", _fuse_overlayfs),
         Peer("unionfs-fuse", _unionfs_fuse),
         Peer("mergerfs", _mergerfs, copies_up=False),
-        Peer("unionfs", _unionfs),
-        Peer("unionfs-volatile", _unionfs, "volatile"),
+        Peer("unionfs", _unionfs, "io_uring=off"),
+        Peer("unionfs-volatile", _unionfs, "volatile,io_uring=off"),
+        Peer("unionfs-uring", _unionfs, "io_uring=auto"),
         Peer("unionfs-passthrough", _unionfs, "io=passthrough"),
     )
 }
+
+
+@contextmanager
+def io_uring_offered() -> Iterator[None]:
+    """Have the kernel offer FUSE over io_uring to what is mounted meanwhile, where we may."""
+    with ExitStack() as undo:
+        with suppress(OSError):
+            before = _OFFER.read_text()
+            _OFFER.write_text("Y")
+            undo.callback(_OFFER.write_text, before)
+        yield
 
 
 def mount(peer: Peer, branches: Branches) -> Mounted:
@@ -226,11 +241,20 @@ def unavailable(peer: Peer, directory: Path) -> str | None:
     names = (directory / name for name in ("upper", "work", "mnt"))
     try:
         mounted = mount(peer, Branches((lower,), *names))
+        queues = "io_uring=auto" not in peer.mode or _queues(mounted.path)
         unmount(mounted)
     except PeerError as error:
         return str(error)
+    if not queues:
+        return f"the kernel does not offer it: echo 1 > {_OFFER}"
     option = peer.mode.partition("=")[0]
     return mounted.said if option and option in mounted.said else None
+
+
+def _queues(mount_point: Path) -> int:
+    """How many queues of FUSE over io_uring a union has."""
+    status = json.loads(os.getxattr(mount_point, "user.unionfs.status"))
+    return int(status["queues"])
 
 
 def _adopt_orphans() -> None:

@@ -255,6 +255,8 @@ def test_relative_path_in_a_removed_directory(
         ("timeout=1000000000", "timeout", 1e9),
         ("threads=1", "threads", 1),
         ("threads=64", "threads", 64),
+        ("io_uring=off", "io_uring", "off"),
+        ("io_uring=auto", "io_uring", "auto"),
         ("allow_other", "allow_other", True),
         ("default_permissions", "allow_other", None),
         ("fsname=x", "fsname", "x"),
@@ -281,6 +283,7 @@ def test_single_options(text: str, field: str, value: object) -> None:
         "fsync=2",
         "fsync",
         "writeback=yes",
+        "io_uring=on",
         "timeout",
         "timeout=",
         "timeout=-1",
@@ -352,8 +355,8 @@ def test_every_option_is_documented() -> None:
         "lowerdir lowerdir+ upperdir workdir whiteout copyup rename_dir volatile fsync writeback"
     )
     taken += (
-        " timeout threads allow_other default_permissions fsname log_file debug context private"
-        " uidmapping gidmapping squash_to_root squash_to_uid squash_to_gid"
+        " timeout threads io_uring allow_other default_permissions fsname log_file debug context"
+        " private uidmapping gidmapping squash_to_root squash_to_uid squash_to_gid"
     )
     for name in [*taken.split(), *KERNEL_FLAGS, *REFUSED]:
         assert f"`{name}" in text, f"docs/options.md does not mention {name}"

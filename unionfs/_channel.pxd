@@ -8,7 +8,8 @@ Locks, in the order in which they may be taken:
 
 1. `Relay.mutex`: every `Preparation`, the requests that wait for one, `Channel.closing`.
 2. `Pool.mutex`: the queue of one pool.
-3. `Channel.mutex`: the number of readers.
+3. `Channel.mutex`: the number of readers, the states of queues.
+4. `Queue.mutex`: the slots with a reply.
 
 None is held while a `tree_*` function runs, but `tree_pin` and `tree_unpin`, nor while anything
 is written to the channel or to the pair.
@@ -16,9 +17,9 @@ is written to the channel or to the pair.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from unionfs._nodes cimport Table
-from unionfs._sys cimport Cond, Mutex
+from unionfs._sys cimport Cond, IoVec, Mutex
 from unionfs._tree cimport Op
-from unionfs._wire cimport OPCODES_END, InHeader
+from unionfs._wire cimport OPCODES_END, InHeader, OutHeader
 
 cdef extern from *:
     """
@@ -32,6 +33,9 @@ cdef extern from *:
     static inline void atomic_subtract(uint64_t *counter, uint64_t n) {
         __atomic_fetch_sub(counter, n, __ATOMIC_RELAXED);
     }
+    static inline int thread_is_self(pthread_t thread) {
+        return pthread_equal(thread, pthread_self());
+    }
     static inline uint64_t atomic_get(const uint64_t *counter) {
         return __atomic_load_n(counter, __ATOMIC_RELAXED);
     }
@@ -40,6 +44,7 @@ cdef extern from *:
     ctypedef struct Thread "pthread_t":
         pass
     Thread thread_self "pthread_self"() noexcept nogil
+    bint thread_is_self(Thread thread) noexcept nogil
     int thread_kill "pthread_kill"(Thread thread, int number) noexcept nogil
     void atomic_add(uint64_t *counter, uint64_t n) noexcept nogil
     void atomic_subtract(uint64_t *counter, uint64_t n) noexcept nogil
@@ -74,9 +79,30 @@ cdef struct Counter:
     uint64_t errors
     uint64_t ns             # from reading the request to replying, parked time included
 
+# A queue of FUSE over io_uring as those see it who have a reply for one of its slots.
+cdef struct Queue:
+    int number
+    Thread thread           # which submits
+    Mutex mutex
+    Slot *finished          # slots with a reply
+    int wake_fd             # an eventfd: another thread has added to them
+
+# A place for one request, and then for its reply; see _uring.pyx.
+cdef struct Slot:
+    Queue *queue
+    Slot *next              # of Queue.finished
+    Slot *all               # of all slots of the queue
+    char *memory
+    char *payload
+    OutHeader *out
+    uint32_t *size          # of the payload
+    uint64_t commit_id
+    IoVec parts[2]
+
 cdef struct Request:
     Request *next
     Channel *channel
+    Slot *slot              # where it came in, NULL: by the channel
     uint64_t arrived        # CLOCK_MONOTONIC
     int prepared            # rounds through the slow path
     int pins
@@ -143,6 +169,10 @@ cdef struct Channel:
     bint reading[MAX_READERS]
     Thread reader_threads[MAX_READERS]
     Pool pool
+    int queues              # possible CPUs; 0: io_uring is not wanted
+    void *workers           # see _uring.pyx
+    void (*serve)(Channel *channel, const char *bytes, size_t size, char *reply,
+                  Request *request, uint64_t arrived, Slot *slot) noexcept nogil
     void (*run)(Request *request, char *reply) noexcept nogil
     # changed and read atomically
     uint64_t stopping       # nothing more is to be read
@@ -153,6 +183,7 @@ cdef struct Channel:
 
 cdef struct Call:
     Channel *channel
+    Slot *slot
     const InHeader *header
     const char *body
     size_t size             # of the body
@@ -164,7 +195,8 @@ cdef struct Call:
     const char *name        # the first name in the request, for the debug log
     size_t name_length
 
-cdef int channel_reply(Channel *channel, uint64_t unique, int error, const void *data,
+# `slot`: where the request came in, NULL: by the channel.
+cdef int channel_reply(Channel *channel, Slot *slot, uint64_t unique, int error, const void *data,
                        size_t size) noexcept nogil
 cdef void account(Channel *channel, const InHeader *header, Plane plane, uint64_t arrived,
                   const char *name, size_t name_length, int64_t result) noexcept nogil

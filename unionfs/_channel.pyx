@@ -6,7 +6,9 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from unionfs._sys cimport IoVec, sys_monotonic_ns, sys_write, sys_writev
+from unionfs._sys cimport (
+    IoVec, mutex_lock, mutex_unlock, sys_monotonic_ns, sys_write, sys_writev,
+)
 from unionfs._tree cimport tree_pin, tree_unpin
 from unionfs._wire cimport OPCODES_END, InHeader, OutHeader
 
@@ -28,7 +30,24 @@ cdef const char *opcode_name(uint32_t opcode) noexcept nogil:
     return NAMES[opcode] if opcode < OPCODES_END else NULL
 
 
-cdef int channel_reply(Channel *channel, uint64_t unique, int error, const void *data,
+cdef void slot_reply(Slot *slot, const OutHeader *header, const void *data,
+                     size_t size) noexcept nogil:
+    """Leave a reply for the thread of the slot's queue, which alone may submit."""
+    cdef Queue *queue = slot.queue
+    cdef uint64_t one = 1
+    slot.out[0] = header[0]
+    slot.size[0] = <uint32_t>size
+    if size and data != slot.payload:
+        memcpy(slot.payload, data, size)
+    mutex_lock(&queue.mutex)
+    slot.next = queue.finished
+    queue.finished = slot
+    mutex_unlock(&queue.mutex)
+    if not thread_is_self(queue.thread):
+        sys_write(queue.wake_fd, &one, sizeof(one))
+
+
+cdef int channel_reply(Channel *channel, Slot *slot, uint64_t unique, int error, const void *data,
                        size_t size) noexcept nogil:
     """Answer one request; `error` is 0 or -errno, and then nothing but the header is sent.
 
@@ -45,6 +64,9 @@ cdef int channel_reply(Channel *channel, uint64_t unique, int error, const void 
     header.len = <uint32_t>(sizeof(header) + size)
     header.error = error
     header.unique = unique
+    if slot != NULL:
+        slot_reply(slot, &header, data, size)
+        return 0
     parts[0].iov_base = &header
     parts[0].iov_len = sizeof(header)
     parts[1].iov_base = <void *>data
@@ -112,6 +134,7 @@ cdef Request *request_keep(const Call *call, int other, int *error) noexcept nog
     memcpy(request.bytes, call.header, size)
     request.next = NULL
     request.channel = call.channel
+    request.slot = call.slot
     request.arrived = call.arrived
     request.prepared = call.op.prepared
     request.size = size
@@ -142,5 +165,5 @@ cdef void request_finish(Request *request, int error) noexcept nogil:
     """Answer a request that waited with an error, and let it go."""
     cdef const InHeader *header = <const InHeader *>request.bytes
     account(request.channel, header, SLOW, request.arrived, NULL, 0, error)
-    channel_reply(request.channel, header.unique, error, NULL, 0)
+    channel_reply(request.channel, request.slot, header.unique, error, NULL, 0)
     request_free(request)

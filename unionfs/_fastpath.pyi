@@ -12,7 +12,8 @@ class FastPath:
     SOCK_SEQPACKET pair); it becomes ours.  What needs the slow path waits in `parking`.
     `readers` threads, 64 at most, read the channel.  With `keep_open` OPEN and CREATE are served,
     otherwise the kernel opens by itself.  The kernel may cache names and attributes for `timeout`
-    seconds.  `branches` are the branches' host paths, the upper first.
+    seconds.  `queues` is how many queues the kernel has for FUSE over io_uring, which is used if
+    the kernel offers it; 0: it is not.  `branches` are the branches' host paths, the upper first.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class FastPath:
         writeback: bool = False,
         timeout: float = 1e9,
         debug: bool = False,
+        queues: int = 0,
         branches: Sequence[bytes] = (),
     ) -> None: ...
     @property

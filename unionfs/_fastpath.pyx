@@ -20,7 +20,7 @@ import os
 
 from unionfs._channel cimport (
     FAST, MAX_READERS, POOL, REPLY_CAPACITY, REQUEST_CAPACITY, RESULT_PREPARE, RESULT_SILENT,
-    RESULT_WAIT, SLOW, Call, Channel, Request, account, atomic_add, atomic_get,
+    RESULT_WAIT, SLOW, Call, Channel, Request, Slot, account, atomic_add, atomic_get,
     channel_reply,
     opcode_name, request_free, request_keep, thread_kill, thread_self,
 )
@@ -33,7 +33,8 @@ from unionfs._sys cimport (
     sys_write,
 )
 from unionfs._tree cimport Tree
-from unionfs._wire cimport InHeader
+from unionfs._uring cimport uring_free, uring_start, uring_stop
+from unionfs._wire cimport OP_INIT, InHeader
 
 
 cdef extern from "<signal.h>" nogil:
@@ -92,13 +93,14 @@ cdef int64_t put_off(Call *call, const Route *how, Request *request,
 
 
 cdef void serve(Channel *channel, const char *bytes, size_t size, char *reply, Request *request,
-                uint64_t arrived) noexcept nogil:
+                uint64_t arrived, Slot *slot) noexcept nogil:
     """Serve one request: one just read (`request` is NULL), or one that waited, which is freed."""
     cdef Call call
     cdef const Route *how
     cdef int64_t result
     cdef size_t extensions
     call.channel = channel
+    call.slot = slot
     call.header = <const InHeader *>bytes
     call.reply = reply
     call.capacity = REPLY_CAPACITY
@@ -143,15 +145,18 @@ cdef void serve(Channel *channel, const char *bytes, size_t size, char *reply, R
     # Before the reply: who has its answer may look at the counters.
     account(channel, call.header, call.plane, arrived, call.name, call.name_length, result)
     if result != RESULT_SILENT:
-        channel_reply(channel, call.header.unique, 0 if result >= 0 else <int>result, reply,
+        channel_reply(channel, slot, call.header.unique, 0 if result >= 0 else <int>result, reply,
                       <size_t>result if result > 0 else 0)
     if request != NULL:
         request_free(request)
+    elif call.header.opcode == OP_INIT and channel.workers != NULL:
+        uring_start(channel)
 
 
 cdef void run(Request *request, char *reply) noexcept nogil:
     """What a pool thread does with a request."""
-    serve(request.channel, request.bytes, request.size, reply, request, request.arrived)
+    serve(request.channel, request.bytes, request.size, reply, request, request.arrived,
+          request.slot)
 
 
 # The threads that read the channel
@@ -192,7 +197,8 @@ cdef void *read_channel(void *arg) noexcept nogil:
     while not atomic_get(&channel.stopping):
         size = sys_read(channel.fd, reader.request, REQUEST_CAPACITY)
         if size >= <int64_t>sizeof(InHeader):
-            serve(channel, reader.request, <size_t>size, reader.reply, NULL, sys_monotonic_ns())
+            serve(channel, reader.request, <size_t>size, reader.reply, NULL, sys_monotonic_ns(),
+                  NULL)
         elif size > 0:
             atomic_add(&channel.malformed, 1)
         elif size == -EINTR or size == -EAGAIN or size == -ENOENT:
@@ -248,11 +254,12 @@ cdef class FastPath:
         mutex_init(&self.channel.mutex, NULL)
         cond_init(&self.channel.changed, NULL)
         pool_init(&self.channel.pool)
+        self.channel.serve = serve
         self.channel.run = run
 
     def __init__(self, Tree tree not None, int fd, Parking parking not None, *, int readers=1,
                  bint keep_open=False, bint writeback=False, double timeout=1e9, bint debug=False,
-                 branches=()):
+                 int queues=0, branches=()):
         cdef Channel *channel = self.channel
         cdef int done
         if not 1 <= readers <= MAX_READERS:
@@ -270,6 +277,7 @@ cdef class FastPath:
         channel.keep_open = keep_open
         channel.writeback = writeback
         channel.debug = debug
+        channel.queues = queues
         channel.timeout_s = <uint64_t>timeout
         channel.timeout_ns = <uint32_t>((timeout - <double>channel.timeout_s) * 1e9)
         channel.owner = geteuid()
@@ -372,7 +380,9 @@ cdef class FastPath:
         if channel.fd < 0:
             return
         self.interrupt_readers()
+        uring_stop(channel)
         parking_leave(channel)
         pool_drain(&channel.pool)
+        uring_free(channel)
         sys_close(channel.fd)
         channel.fd = -1

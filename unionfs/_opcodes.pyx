@@ -58,6 +58,7 @@ from unionfs._on_names cimport (
     on_unlink,
 )
 from unionfs._parking cimport interrupt
+from unionfs._uring cimport uring_free, uring_prepare, uring_stop
 from unionfs._wire cimport *
 
 cdef enum:
@@ -68,6 +69,21 @@ cdef Route ROUTES[OPCODES_END]
 
 cdef const Route *route(unsigned opcode) noexcept nogil:
     return &ROUTES[opcode] if opcode < OPCODES_END else NULL
+
+
+cdef bint uring_offered(Channel *channel) noexcept nogil:
+    """Whether the kernel's offer of io_uring can be taken up; what cannot be had is done without.
+
+    Asked once: INIT comes again after another major version was named, and before that nothing
+    is negotiated.
+    """
+    if channel.queues == 0 or channel.workers != NULL:
+        return False
+    if uring_prepare(channel) == 0:
+        return True
+    uring_stop(channel)
+    uring_free(channel)
+    return False
 
 
 cdef int64_t on_init(Call *call) noexcept nogil:
@@ -100,6 +116,8 @@ cdef int64_t on_init(Call *call) noexcept nogil:
     if request.flags & INIT_EXT and call.size >= sizeof(InitIn):
         out.flags |= INIT_EXT
         out.flags2 = request.flags2 & INIT2_NO_EXPORT_SUPPORT
+        if request.flags2 & INIT2_OVER_IO_URING and uring_offered(channel):
+            out.flags2 |= INIT2_OVER_IO_URING
     out.max_background = 64
     out.congestion_threshold = 48
     out.max_write = MAX_WRITE

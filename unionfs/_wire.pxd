@@ -92,6 +92,7 @@ cdef enum InitFlag:
 # Bits 32 to 63 of the flags, which travel in flags2.
 cdef enum InitFlag2:
     INIT2_NO_EXPORT_SUPPORT = 1 << (38 - 32)
+    INIT2_OVER_IO_URING = 1 << (41 - 32)
 
 cdef enum:
     ATTR_FH = 1 << 6                    # SetattrIn.valid: fh is valid

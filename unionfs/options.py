@@ -24,6 +24,7 @@ from unionfs.errors import UnsupportedOption, UsageError
 Whiteout = Literal["aufs", "overlay"]
 CopyUp = Literal["change", "open"]
 RenameDir = Literal["copy", "redirect", "exdev"]
+IoUring = Literal["auto", "off"]
 
 #: Kernel mount flags by option name (mount(2); values of <linux/mount.h>).
 KERNEL_FLAGS: Mapping[str, int] = {
@@ -143,6 +144,7 @@ class MountOptions(NamedTuple):
     writeback: bool = False  #: let the kernel collect writes
     timeout: float = 1e9  #: seconds the kernel may keep names and attributes
     threads: int = 0  #: serving threads; 0: as many as suit the machine
+    io_uring: IoUring = "auto"  #: take it up if the kernel offers it
     allow_other: bool | None = None  #: None: as far as the mounting user may
     flags: tuple[str, ...] = ()  #: keys of KERNEL_FLAGS in effect
     labels: tuple[tuple[str, str], ...] = ()  #: security labels (context=...) for the kernel
@@ -280,6 +282,7 @@ class _Reader:
         self.writeback = False
         self.timeout = 1e9
         self.threads = 0
+        self.io_uring: IoUring = "auto"
         self.allow_other: bool | None = None
         self.flags: dict[str, None] = {}  # an ordered set
         self.labels: dict[str, str] = {}
@@ -337,6 +340,8 @@ class _Reader:
                 self.writeback = value is None or _choice(name, value, ("0", "1")) == "1"
             case "timeout":
                 self.timeout = _seconds(name, value)
+            case "io_uring":
+                self.io_uring = _choice(name, value, get_args(IoUring))
             case "threads":
                 self.threads = _number(name, value, 1, 64)
             case "allow_other":
@@ -413,6 +418,7 @@ class _Reader:
             writeback=self.writeback,
             timeout=self.timeout,
             threads=self.threads,
+            io_uring=self.io_uring,
             allow_other=self.allow_other,
             flags=tuple(self.flags),
             labels=tuple(self.labels.items()),

@@ -106,6 +106,7 @@ class Session:
                 writeback=options.writeback,
                 timeout=options.timeout,
                 debug=options.debug,
+                queues=_queues() if options.io_uring == "auto" else 0,
                 branches=_host_paths(stack),
             )
         except BaseException:
@@ -308,6 +309,18 @@ def _overrides_permissions() -> bool:
             if line.startswith(b"CapEff:"):
                 return bool(int(line.split()[1], 16) >> _CAP_DAC_OVERRIDE & 1)
     return False
+
+
+def _queues() -> int:
+    """How many queues the kernel has for FUSE over io_uring: one for each possible CPU.
+
+    0 where their numbers have gaps: then the kernel's count does not tell its last one.
+    """
+    with suppress(OSError), open("/sys/devices/system/cpu/possible") as file:
+        first, _, last = file.read().strip().partition("-")
+        if first == "0" and (last or "0").isdigit():
+            return int(last or 0) + 1
+    return 0
 
 
 def _cached_descriptors() -> int:

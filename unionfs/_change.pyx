@@ -14,7 +14,7 @@ from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport strdup
 
 from unionfs._copy cimport bring_names, settle
-from unionfs._identity cimport mark_impure
+from unionfs._identity cimport forget_origin, mark_impure
 from unionfs._links cimport links_drop, links_set_count
 from unionfs._listing cimport (
     listing_forget_below_locked,
@@ -149,6 +149,7 @@ cdef void forget_name(Table *t, Spot *s, Node *n, int orphan_fd) noexcept nogil:
     """The name is gone on disk: take it from the table. The node keeps its file by orphan_fd."""
     cdef Fd *doomed = NULL
     cdef Name *name
+    forget_origin(t, n, orphan_fd)
     mutex_lock(&t.lock)
     name = name_find_locked(t, s.parent, s.name, s.length)
     if name != NULL and name.node == n:
@@ -485,6 +486,8 @@ cdef void renamed(Table *t, Spot *source, Spot *target, Node *n, Node *other, in
                   bint swapped) noexcept nogil:
     """The rename has happened on disk: the table follows, in one step for everybody."""
     cdef Fd *doomed = NULL
+    if other != NULL and not swapped:
+        forget_origin(t, other, orphan_fd)
     mutex_lock(&t.lock)
     drop_name_locked(t, source, n, &doomed)
     if other != NULL:

@@ -17,12 +17,13 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset, strcmp, strncmp
 
+from unionfs._identity cimport keep_origin
 from unionfs._idmap cimport (
     CAPABILITY_SIZE,
     NO_ID,
     id_store,
 )
-from unionfs._lookup cimport need_upper
+from unionfs._lookup cimport dir_look_again, need_upper
 from unionfs._nodes cimport (
     Handle,
     Node,
@@ -306,7 +307,11 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
     if r == 0 and wanted.valid & SET_KILL_SUIDGID and not wanted.valid & SET_SIZE:
         r = kill_set_ids(ref.fd)
     if r == 0 and wanted.valid & SET_MODE:
+        r = keep_origin(t, n, ref.fd, wanted.mode)
+    if r == 0 and wanted.valid & SET_MODE:
         r = sys_chmodfd(ref.fd, wanted.mode & 0o7777)
+        if r == 0 and n.dir != NULL and n.dir.unread:
+            r = dir_look_again(t, n)
     if r == 0:
         r = set_times(ref.fd, wanted)
     ref_drop(t, &ref)
@@ -535,7 +540,10 @@ cdef int content_setxattr(Table *t, Op *op, Node *n, const char *name, const cha
         r = node_path_ref(t, n, &ref)
     if r != 0:
         return r
-    r = store_xattr(t, ref.fd, stored, value, size, flags)
+    if strcmp(name, b"system.posix_acl_access") == 0:
+        r = keep_origin(t, n, ref.fd, 0)        # it sets the mode as well
+    if r == 0:
+        r = store_xattr(t, ref.fd, stored, value, size, flags)
     node_set_xattr(t, n)
     if r == 0 and kill_sgid:
         r = sys_statx(ref.fd, b"", AT_EMPTY_PATH, &st)

@@ -23,7 +23,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 
-from unionfs._identity cimport mark_impure, record_origin
+from unionfs._identity cimport keep_origin, mark_impure, record_origin
 from unionfs._links cimport links_directory, links_set_count
 from unionfs._listing cimport listing_put_locked
 from unionfs._marks cimport mark_reserved, mark_set_plain, work_new_name
@@ -205,8 +205,10 @@ cdef int copy_attributes(Copy *c) noexcept nogil:
     # user.* can be set only by who may write the file, and an ACL sets bits of the mode.
     if r == 0:
         r = xattr_copy_all(c.t, c.source, c.target)
-    if r == 0:
+    if r == 0 and (c.n.names != NULL or c.n.linked):
         r = record_origin(c.t, c.n, c.target)
+        if r == 0 and c.n.type != S_IFLNK:
+            r = keep_origin(c.t, c.n, c.target, c.st.stx_mode)
     if r == 0 and c.n.type != S_IFLNK:
         r = sys_chmodfd(c.target, c.st.stx_mode & 0o7777)
     if r == 0:

@@ -9,32 +9,15 @@ hexadecimal,
 * the copy itself, as one more hard link: the names that are still only in a lower lead to it;
 * NUMBER.n, a symbolic link whose target is the number of names the file has in the union, as soon
   as that differs from what the lower's st_nlink says or the file was copied up.
-
-A symbolic link, because one rename replaces it, and because it works where xattrs do not.
 """
-from libc.errno cimport EEXIST, ENOENT, EROFS
+from libc.errno cimport ENOENT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport strtoul
 
-from unionfs._marks cimport WORK_NAME, work_new_name
 from unionfs._nodes cimport LINK_NAME, Table, link_name
-from unionfs._sys cimport (
-    O_DIRECTORY,
-    O_NOFOLLOW,
-    O_PATH,
-    Stat,
-    mutex_lock,
-    mutex_unlock,
-    sys_close,
-    sys_mkdirat,
-    sys_open_beneath,
-    sys_readlinkat,
-    sys_renameat2,
-    sys_statx,
-    sys_symlinkat,
-    sys_unlinkat,
-)
+from unionfs._state cimport state_directory, state_open, state_write
+from unionfs._sys cimport Stat, sys_readlinkat, sys_statx, sys_unlinkat
 
 cdef const char *DIRECTORY = "links"
 
@@ -45,28 +28,12 @@ cdef void count_name(uint64_t ino, char *name) noexcept nogil:
 
 cdef int links_directory(Table *t) noexcept nogil:
     """A descriptor that stays; -errno."""
-    cdef int r
-    if t.links_fd >= 0:
-        return t.links_fd
-    if t.state_fd < 0:
-        return -EROFS
-    r = sys_mkdirat(t.state_fd, DIRECTORY, 0o700)
-    return r if r < 0 and r != -EEXIST else links_open(t)
+    return state_directory(t, DIRECTORY, &t.links_fd)
 
 
 cdef int links_open(Table *t) noexcept nogil:
     """The directory that is there already; -ENOENT."""
-    cdef int fd = sys_open_beneath(t.state_fd, DIRECTORY, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
-    if fd < 0:
-        return fd
-    mutex_lock(&t.lock)
-    if t.links_fd < 0:
-        t.links_fd = fd
-        fd = -1
-    mutex_unlock(&t.lock)
-    if fd >= 0:
-        sys_close(fd)
-    return t.links_fd
+    return state_open(t, DIRECTORY, &t.links_fd)
 
 
 cdef int links_find(Table *t, uint64_t ino, Stat *st, uint32_t *count) noexcept nogil:
@@ -95,19 +62,12 @@ cdef int links_find(Table *t, uint64_t ino, Stat *st, uint32_t *count) noexcept 
 cdef int links_set_count(Table *t, uint64_t ino, uint32_t count) noexcept nogil:
     cdef char name[LINK_NAME]
     cdef char value[16]
-    cdef char aside[WORK_NAME]
-    cdef int r, directory = links_directory(t)
+    cdef int directory = links_directory(t)
     if directory < 0:
         return directory
     snprintf(value, sizeof(value), "%u", count)
     count_name(ino, name)
-    work_new_name(t, aside)
-    r = sys_symlinkat(value, t.work_fd, aside)
-    if r == 0:
-        r = sys_renameat2(t.work_fd, aside, directory, name, 0)
-        if r < 0:
-            sys_unlinkat(t.work_fd, aside, 0)
-    return r
+    return state_write(t, directory, name, value)
 
 
 cdef void links_drop(Table *t, uint64_t ino) noexcept nogil:

@@ -18,5 +18,7 @@ cdef int shown_below(Table *t, Node *parent, const char *name, size_t length) no
 # data matter.
 cdef int need_upper(Table *t, Op *op, Node *n, uint64_t keep) noexcept nogil
 # 0 if a directory shows no name, -ENOTEMPTY, -errno.
+# A directory that could not be looked into has got another mode.
+cdef int dir_look_again(Table *t, Node *n) noexcept nogil
 cdef int check_empty(Table *t, Node *n) noexcept nogil
 cdef int check_name(const char *name, size_t length) noexcept nogil

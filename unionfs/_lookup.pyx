@@ -6,6 +6,7 @@ directory, and below anything that is no directory; a whiteout hides only what l
 below its own, so a name beside its own whiteout is visible.
 """
 from libc.errno cimport (
+    EACCES,
     EINVAL,
     EIO,
     ENAMETOOLONG,
@@ -18,7 +19,7 @@ from libc.errno cimport (
 )
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memchr, memset
+from libc.string cimport memchr, memcpy, memset
 
 from unionfs._copy cimport copy_up
 from unionfs._identity cimport find_ino, show_ino
@@ -47,6 +48,7 @@ from unionfs._nodes cimport (
     Table,
     dir_new,
     dir_ref,
+    dir_replace_locked,
     fd_close_doomed,
     listing_release_locked,
     name_add_locked,
@@ -92,6 +94,7 @@ cdef struct Found:
     bint linked             # its names are counted in the union
     uint32_t nlink
     uint16_t count          # branches that hold it, more than one for a directory
+    bint unread             # whether further branches do is not to be known
     uint16_t *branch        # room for every branch
     char **redirect         # the same room: where a directory lies in the branch, if elsewhere
 
@@ -140,7 +143,7 @@ cdef int ends_here(Table *t, Node *parent, uint16_t branch, int dirfd, const cha
     if fd < 0:
         return fd
     r = redirect_read(t, fd, value)
-    if r > 0 or r == 0 and not last:
+    if r >= 0 and (r > 0 or not last):
         opaque = mark_is_opaque(t, fd)
         if opaque != 0:
             r = opaque
@@ -149,6 +152,11 @@ cdef int ends_here(Table *t, Node *parent, uint16_t branch, int dirfd, const cha
                                 &found.count)
             r = 1 if r == 0 else r
     sys_close(fd)
+    if r == -EACCES:
+        # Its owner may not read or search it: nobody reaches what is inside through a daemon that
+        # has no more rights.
+        found.unread = True
+        return 1
     if r == 0 and not last:
         r = mark_beside(t, dirfd, name, length)
     return r
@@ -195,6 +203,21 @@ cdef void found_clear(Found *found) noexcept nogil:
         found.redirect[found.count] = NULL
     found.key = 0
     found.linked = False
+    found.unread = False
+
+
+cdef bint found_new(Table *t, Found *found) noexcept nogil:
+    """Room for every branch, and one: a copy-up meanwhile moves the places in the parent's list."""
+    memset(found, 0, sizeof(Found))
+    found.branch = <uint16_t *>calloc(t.branches + 1, sizeof(uint16_t))
+    found.redirect = <char **>calloc(t.branches + 1, sizeof(char *))
+    return found.branch != NULL and found.redirect != NULL
+
+
+cdef void found_free(Found *found) noexcept nogil:
+    found_clear(found)
+    free(found.redirect)
+    free(found.branch)
 
 
 cdef int search(Table *t, Node *parent, const char *name, size_t length,
@@ -279,6 +302,7 @@ cdef Node *adopt_locked(Table *t, Node *parent, const char *name, size_t length,
             if n.dir == NULL:
                 node_unpin_locked(t, n, &doomed)
                 return NULL
+            n.dir.unread = found.unread
         node_set_key_locked(t, n, found.key)
     if name_add_locked(t, parent, name, length, n, found.branch[0]) == NULL:
         node_unpin_locked(t, n, &doomed)
@@ -336,13 +360,9 @@ cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Nod
         r = known_child(t, parent, name, length, out, st)
         if r != -ENOENT:
             break
-        if found.branch == NULL:
-            # One more than there are: a copy-up meanwhile moves the places in the parent's list.
-            found.branch = <uint16_t *>calloc(t.branches + 1, sizeof(uint16_t))
-            found.redirect = <char **>calloc(t.branches + 1, sizeof(char *))
-            if found.branch == NULL or found.redirect == NULL:
-                r = -ENOMEM
-                break
+        if found.branch == NULL and not found_new(t, &found):
+            r = -ENOMEM
+            break
         changes = parent.dir.changes
         r = search(t, parent, name, length, &found)
         if r < 0:
@@ -363,9 +383,40 @@ cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Nod
             out[0] = n
             break
         r = -EIO                # after ATTEMPTS rounds; otherwise another thread was quicker
-    found_clear(&found)
-    free(found.redirect)
-    free(found.branch)
+    found_free(&found)
+    return r
+
+
+cdef int dir_look_again(Table *t, Node *n) noexcept nogil:
+    """Nobody has been inside the directory yet: what holds it can be put in place of what did."""
+    cdef char text[NAME_LIMIT + 1]
+    cdef size_t length
+    cdef Found found
+    cdef Dir *d = NULL
+    cdef Fd *doomed = NULL
+    cdef Node *parent
+    cdef int r
+    mutex_lock(&t.lock)
+    if not n.dir.unread or n.names == NULL:
+        mutex_unlock(&t.lock)
+        return 0
+    parent = n.names.parent
+    parent.pins += 1
+    length = n.names.length
+    memcpy(text, n.names.text, length + 1)
+    mutex_unlock(&t.lock)
+    r = search(t, parent, text, length, &found) if found_new(t, &found) else -ENOMEM
+    if r == 0:
+        d = dir_new(found.branch, found.redirect, found.count)
+        r = 0 if d != NULL else -ENOMEM
+    mutex_lock(&t.lock)
+    if d != NULL:
+        d.unread = found.unread
+        dir_replace_locked(t, n, d, &doomed)
+    node_unpin_locked(t, parent, &doomed)
+    mutex_unlock(&t.lock)
+    fd_close_doomed(t, doomed)
+    found_free(&found)
     return r
 
 

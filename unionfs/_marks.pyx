@@ -5,7 +5,7 @@ Two formats: ``.wh.NAME`` and ``.wh..wh..opq`` (aufs(5), and the OCI image speci
 layer.md), and 0/0 character devices with the ``overlay.opaque`` xattr (the kernel's
 Documentation/filesystems/overlayfs.rst). fuse-overlayfs adds a third opaque mark.
 """
-from libc.errno cimport EEXIST, EISDIR, EMLINK, ENOENT, EOPNOTSUPP, EPERM, EXDEV
+from libc.errno cimport EACCES, EEXIST, EISDIR, EMLINK, ENOENT, EOPNOTSUPP, EPERM, EXDEV
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy, strcmp, strlen
@@ -106,7 +106,7 @@ cdef int mark_is_opaque(const Table *t, int dirfd) noexcept nogil:
     cdef char names[LIST_SIZE]
     cdef char value[4]
     cdef Stat st
-    cdef int64_t size, at = 0
+    cdef int64_t size, got, at = 0
     cdef int i, r
     r = sys_statx(dirfd, OPAQUE_FILE, 0, &st)
     if r == 0 and not mark_is_plain(t, dirfd, OPAQUE_FILE):
@@ -124,8 +124,11 @@ cdef int mark_is_opaque(const Table *t, int dirfd) noexcept nogil:
             if at >= size:
                 continue
         # A list too long for the buffer: ask for each name.
-        if sys_getxattr(dirfd, opaque_xattrs[i], value, sizeof(value)) == 1 and value[0] == b"y":
+        got = sys_getxattr(dirfd, opaque_xattrs[i], value, sizeof(value))
+        if got == 1 and value[0] == b"y":
             return 1
+        if got == -EACCES and size > 0:
+            return 1            # it is there, in a directory that its owner may not read
     return 0
 
 

@@ -21,7 +21,7 @@ from unionfs._sys cimport Cond, Mutex, Stat, StatTime
 cdef enum:
     ROOT_ID = 1
     NAME_LIMIT = 255
-    LINK_NAME = 24          # bytes for a name in the directory of links
+    LINK_NAME = 24          # bytes for a name made of an inode number
 
 cdef enum State:
     LOWER = 0
@@ -99,6 +99,7 @@ cdef struct Dir:
     # `made_ctime`, `shown_ctime` is shown.
     StatTime made_ctime
     StatTime shown_ctime
+    bint unread             # the daemon may not look whether more branches hold it
     bint impure_known
     bint impure             # the upper directory may hold files with a recorded origin
     bint inherit_known
@@ -159,6 +160,7 @@ cdef struct Table:
     int work_fd             # scratch directory, -1 without an upper
     int state_fd            # where what a later mount needs is kept, -1 without
     int links_fd            # see _links.pyx; -1 as long as there is none
+    int origins_fd          # see _identity.pyx; -1 as long as there is none
     bint writable
     bint volatile_
     bint trusted            # trusted.* xattrs may be written
@@ -255,6 +257,8 @@ cdef void dir_hide_ctime(Table *t, Node *n, int dirfd, const Stat *before) noexc
 # Takes over the strings of `redirect`, which may be NULL.
 cdef Dir *dir_new(const uint16_t *branch, char **redirect, uint16_t count) noexcept nogil
 cdef int dir_add_upper_locked(Node *n) noexcept nogil
+# Other branches hold the directory than was known; `with_` is freed.
+cdef void dir_replace_locked(Table *t, Node *n, Dir *with_, Fd **doomed) noexcept nogil
 cdef void dir_keep_upper_only_locked(Table *t, Node *n, Fd **doomed) noexcept nogil
 
 # Listings (see _listing.pyx, which owns their content).

@@ -59,7 +59,7 @@ cdef Table *table_new(uint16_t branches) noexcept nogil:
     mutex_init(&t.lock, NULL)
     cond_init(&t.settled, NULL)
     t.branches = branches
-    t.work_fd = t.state_fd = t.links_fd = -1
+    t.work_fd = t.state_fd = t.links_fd = t.origins_fd = -1
     t.fd_limit = 256
     t.handle_free = 0
     t.newest.newer = t.newest.older = &t.newest
@@ -113,6 +113,8 @@ cdef void table_free(Table *t) noexcept nogil:
         sys_close(t.links_fd)
     free(t.uids.ranges)
     free(t.gids.ranges)
+    if t.origins_fd >= 0:
+        sys_close(t.origins_fd)
     free(t.handles)
     free(t.branch)
     free(t.nodes)
@@ -324,7 +326,7 @@ cdef void keys_grow_locked(Table *t) noexcept nogil:
 # --- names ---------------------------------------------------------------------------------
 
 cdef void link_name(uint64_t ino, char *name) noexcept nogil:
-    """The name of a copy among the links (LINK_NAME bytes)."""
+    """The name of what is kept about an inode (LINK_NAME bytes)."""
     snprintf(name, LINK_NAME, "%016llx", <unsigned long long>ino)
 
 
@@ -631,6 +633,23 @@ cdef void dir_keep_upper_only_locked(Table *t, Node *n, Fd **doomed) noexcept no
         d.redirect[i] = NULL
     d.count = 1
     d.changes += 1
+
+
+cdef void dir_replace_locked(Table *t, Node *n, Dir *with_, Fd **doomed) noexcept nogil:
+    cdef Dir *d = n.dir
+    dir_keep_upper_only_locked(t, n, doomed)
+    if d.fds[0] != NULL:
+        fd_retire_locked(t, d.fds[0], doomed)
+    free(d.redirect)
+    free(d.branch)
+    free(d.fds)
+    d.branch = with_.branch
+    d.fds = with_.fds
+    d.redirect = with_.redirect
+    d.count = with_.count
+    d.unread = with_.unread
+    listing_drop_locked(t, d)
+    free(with_)
 
 
 cdef int dir_ref(Table *t, Node *n, uint16_t branch, Ref *ref) noexcept nogil:

@@ -9,7 +9,7 @@ been (overlayfs.rst, "redirect_dir"). A redirect outranks whiteouts, an opaque m
 redirect.
 The way is walked component by component as a look-up goes, and never leaves a branch.
 """
-from libc.errno cimport ENAMETOOLONG, ENODATA, ENOENT, ENOMEM, EOPNOTSUPP, ESTALE
+from libc.errno cimport EACCES, ENAMETOOLONG, ENODATA, ENOENT, ENOMEM, EOPNOTSUPP, ESTALE
 from libc.stdint cimport int64_t, uint16_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, strchr, strdup, strlen
@@ -31,6 +31,7 @@ from unionfs._sys cimport (
     sys_setxattr,
     sys_statx,
 )
+from unionfs._xattrs cimport xattr_is_listed
 
 cdef enum:
     # A redirect can lead to a directory with a redirect; not for ever.
@@ -50,6 +51,8 @@ cdef inline const char *attribute(const Table *t) noexcept nogil:
 
 cdef int redirect_read(Table *t, int dirfd, char *value) noexcept nogil:
     cdef int64_t length = sys_getxattr(dirfd, attribute(t), value, REDIRECT_SIZE - 1)
+    if length == -EACCES and not xattr_is_listed(dirfd, attribute(t)):
+        return 0                # so said of a directory that its owner may not read
     if length == -ENODATA or length == -EOPNOTSUPP:
         return 0
     if length > 0:

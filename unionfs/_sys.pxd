@@ -391,6 +391,7 @@ cdef extern from *:
     uint64_t sys_monotonic_ns() noexcept nogil
     int sys_thread(void *(*run)(void *) noexcept nogil, void *arg, size_t stack) noexcept nogil
 
+    const uint32_t STATX_BTIME
     const int AT_FDCWD
     const int AT_EMPTY_PATH
     const int AT_REMOVEDIR
@@ -400,6 +401,7 @@ cdef extern from *:
     const int O_SYNC, O_DSYNC
     const unsigned RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT
     const uint32_t S_IFMT, S_IFREG, S_IFDIR, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK
+    const uint32_t S_IRUSR
     const uint32_t S_ISUID, S_ISGID, S_IXGRP
     const uint32_t DT_UNKNOWN, DT_REG, DT_DIR, DT_LNK, DT_CHR, DT_BLK, DT_FIFO, DT_SOCK
     const long UTIME_NOW, UTIME_OMIT

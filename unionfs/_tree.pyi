@@ -17,6 +17,9 @@ class NodeInfo(NamedTuple):
     nlink: int
     merged: bool  #: a directory with content in more than one branch, or in a lower
 
+def birth(directory: int, name: bytes) -> str:
+    """When a file was created, as records of origins say it: seconds and nanoseconds."""
+
 class Tree:
     """The union of directories, without a mount.
 

@@ -43,7 +43,7 @@ from unionfs._content cimport (
     content_write,
 )
 from unionfs._copy cimport copy_up
-from unionfs._identity cimport show_ino
+from unionfs._identity cimport BIRTH, birth_text, origins_open, show_ino
 from unionfs._idmap cimport IdMap, IdRange
 from unionfs._links cimport links_open
 from unionfs._listing cimport listing_shrink
@@ -588,6 +588,14 @@ cdef object stat_result(const Stat *st):
          st.stx_atime.tv_sec, st.stx_mtime.tv_sec, st.stx_ctime.tv_sec), ns)
 
 
+def birth(int directory, bytes name):
+    cdef char text[BIRTH]
+    cdef Stat st
+    check(sys_statx(directory, name, 0, &st))
+    birth_text(&st, text)
+    return text[1:].decode()
+
+
 cdef int collect(void *arg, const char *name, size_t length, uint64_t ino, uint32_t dtype,
                  uint64_t cookie) noexcept with gil:
     (<list>arg).append((name[:length], ino, dtype, cookie))
@@ -663,9 +671,9 @@ cdef class Tree:
             check(inherit_nothing(t.work_fd))
             t.state_fd = sys_dup(work if state is None else state)
             check(t.state_fd)
-            r = links_open(t)
-            if r != -ENOENT:
-                check(r)
+            for r in (links_open(t), origins_open(t)):
+                if r != -ENOENT:
+                    check(r)
         for i, fd in enumerate(lowers, 1):
             self._add_branch(i, fd)
         self._add_root()

@@ -24,3 +24,5 @@ cdef int64_t xattr_store_ids(const Table *t, const char *name, char *value,
 cdef const char *xattr_origin(const Table *t) noexcept nogil
 cdef const char *xattr_impure(const Table *t) noexcept nogil
 cdef const char *xattr_plain(const Table *t) noexcept nogil
+# Has the file behind fd that attribute, whether it may be read or not?
+cdef bint xattr_is_listed(int fd, const char *name) noexcept nogil

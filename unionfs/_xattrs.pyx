@@ -154,6 +154,15 @@ cdef int xattr_copy_all(Table *t, int from_fd, int to_fd) noexcept nogil:
     return r
 
 
+cdef bint xattr_is_listed(int fd, const char *name) noexcept nogil:
+    """Listing, unlike reading, asks for no right to the file. A list too long may have it."""
+    cdef char names[4096]
+    cdef int64_t size = sys_listxattr(fd, names, sizeof(names)), at = 0
+    while at < size and strcmp(names + at, name) != 0:
+        at += <int64_t>strlen(names + at) + 1
+    return at < size or size == -ERANGE
+
+
 cdef const char *xattr_origin(const Table *t) noexcept nogil:
     """The st_ino that a copied-up file had below (decimal)."""
     return b"trusted.unionfs.origin" if t.trusted else b"user.unionfs.origin"

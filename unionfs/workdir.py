@@ -21,6 +21,8 @@ DEFAULT_NAME: Final = ".wh..wh.work"
 SCRATCH: Final = "work"
 #: Copies of lower files that have several names (unionfs/_links.pyx); empty when none is left.
 LINKS: Final = "links"
+#: Origins that files cannot carry themselves (unionfs/_identity.pyx); empty when none is left.
+ORIGINS: Final = "origins"
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_EXCHANGE, _RENAME_WHITEOUT = 2, 4  # <linux/fs.h>
@@ -71,8 +73,9 @@ def remove(upper: int, name: str) -> None:
         raise
     try:
         os.rmdir(SCRATCH, dir_fd=fd)
-        with suppress(FileNotFoundError):
-            os.rmdir(LINKS, dir_fd=fd)
+        for kept in (LINKS, ORIGINS):
+            with suppress(FileNotFoundError):
+                os.rmdir(kept, dir_fd=fd)
         os.rmdir(name, dir_fd=upper)
     except OSError as error:
         if error.errno not in (ENOTEMPTY, EEXIST, ENOENT):

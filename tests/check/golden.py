@@ -268,6 +268,69 @@ def impure_with_a_value_that_is_not_read(upper: Upper) -> None:
     upper.attribute("d", IMPURE, b"impure")
 
 
+ORIGINS = f"{DEFAULT_WORKDIR}/origins"
+
+
+@broken(f"record-stale {ORIGINS}/{{0}}", left=())
+def record_of_a_file_that_is_gone(upper: Upper) -> str:
+    upper.put("d/a")
+    upper.impure("d")
+    os.symlink("target", upper.path / "d/l")
+    name = upper.record("d/l", 123456789)
+    (upper.path / "d/l").unlink()
+    return name
+
+
+@broken(f"record-stale {ORIGINS}/{{0}}", left=())
+def record_of_an_earlier_file(upper: Upper) -> str:
+    """A file that got the number of another one does not get its origin."""
+    os.symlink("target", upper.path / "l")
+    upper.impure()
+    return upper.record("l", 123456789, born="1.000000000")
+
+
+@broken(f"record-malformed {ORIGINS}/{{0}}", left=())
+def record_that_says_nothing(upper: Upper) -> str:
+    os.symlink("target", upper.path / "l")
+    upper.impure()
+    return upper.record("l", "number")
+
+
+@broken(f"record-unknown {ORIGINS}/x", f"record-unknown {ORIGINS}/{5:016x}")
+def strange_entries_among_the_origins(upper: Upper) -> None:
+    upper.origins.joinpath("x").touch()
+    upper.origins.joinpath(f"{5:016x}").touch()
+
+
+@broken("origin-unread d", left=(), changes=True)
+def record_without_an_impure_mark(upper: Upper) -> None:
+    upper.put("d/")
+    os.mkfifo(upper.path / "d/fifo")
+    upper.record("d/fifo", 123456789)
+
+
+@broken("origin-twice d/link")
+def one_recorded_origin_for_two_files(upper: Upper) -> None:
+    upper.put("d/")
+    upper.impure("d")
+    for name in ("fifo", "link"):
+        os.symlink("target", upper.path / "d" / name)
+        upper.record(f"d/{name}", 123456789)
+
+
+@broken("link-origin {0}")
+def linked_copy_with_another_recorded_origin(upper: Upper) -> int:
+    os.symlink("target", upper.lower / "a")
+    os.link(upper.lower / "a", upper.lower / "b", follow_symlinks=False)
+    number = (upper.lower / "a").lstat().st_ino
+    os.symlink("changed", upper.path / "a")
+    upper.impure()
+    upper.record("a", 123456789)
+    os.link(upper.path / "a", upper.links / f"{number:016x}", follow_symlinks=False)
+    os.symlink("2", upper.links / f"{number:016x}.n")
+    return number
+
+
 # --- attributes of others ---
 
 

@@ -16,8 +16,8 @@ ELSEWHERE = {"other-filesystem", "unreadable", "workdir-elsewhere"}
 
 def build(upper: Upper, case: Broken) -> list[set[str]]:
     """What is to be found, and what is to be left."""
-    number = case.build(upper)
-    name = f"{LINKS}/{number:016x}" if isinstance(number, int) else ""
+    built = case.build(upper)
+    name = f"{LINKS}/{built:016x}" if isinstance(built, int) else built
     return [{text.format(name) for text in texts} for texts in (case.found, case.left)]
 
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.tree.union import Union, put
+from unionfs._tree import birth
 from unionfs.check import Finding, check
 
 DEFAULT_WORKDIR = ".wh..wh.work"
@@ -47,6 +48,22 @@ class Upper:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
         return path
+
+    @property
+    def origins(self) -> Path:
+        path = self.path / DEFAULT_WORKDIR / "origins"
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        return path
+
+    def record(self, path: str, origin: int | str, born: str | None = None) -> str:
+        """Record an origin for what is at `path`; returns the record's name."""
+        place = self.path / path
+        with opened(place.parent) as (fd,):
+            born = born or birth(fd, os.fsencode(place.name))
+        name = f"{place.lstat().st_ino:016x}"
+        os.symlink(f"{origin} {born}", self.origins / name)
+        return name
 
     def linked(self, *paths: str, count: str | None, origin: int | None = None) -> int:
         """A file that the lower holds under `paths`, copied up with the first of its names.

@@ -175,13 +175,6 @@ BUGS = [
         "No such device or address",
         "BUG: SEEK_DATA does not see pages that a mapping has changed",
     ),
-    Difference(
-        "unionfs-user unionfs-namespace",
-        [f"identity::remounted[{change}]" for change in
-         ("change_attributes", "rename", "exchange", "link")],
-        "E   ",
-        "BUG: rootless, symlinks and special files get another inode number at a remount",
-    ),
 ]  # fmt: skip
 
 DIFFERENCES = OVERLAYFS + UNIONFS + BUGS

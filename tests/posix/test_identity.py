@@ -61,6 +61,14 @@ def _change_attributes(place: Place) -> None:
         os.utime(place / name, (1, 2), follow_symlinks=False)
 
 
+def _take_rights_away(place: Place) -> None:
+    """Of the owner too: what says who a file is must not be lost with them."""
+    os.utime(place / "empty", (1, 2))
+    for name in ("file", "pair", "dir/sub/deep"):
+        os.chmod(place / name, 0o200)
+        os.chmod(place / name, 0)
+
+
 def _change_content(place: Place) -> None:
     for name in ("file", "pair", "dir/sub/deep"):
         write(place / name, b"new")
@@ -105,8 +113,8 @@ def _move_over(place: Place) -> None:
 CHANGES = {
     function.__name__[1:]: function
     for function in (
-        _do_nothing, _change_attributes, _change_content, _rename, _exchange, _link, _unlink,
-        _replace, _move_over,
+        _do_nothing, _change_attributes, _take_rights_away, _change_content, _rename, _exchange,
+        _link, _unlink, _replace, _move_over,
     )
 }  # fmt: skip
 each_change = pytest.mark.parametrize("change", CHANGES)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.posix.acls import ACCESS, acl
 from tests.tree.test_copyup import KINDS, NOBODY, acting_as, copy_up, make
 from tests.tree.union import Union, put
 
@@ -42,11 +43,13 @@ def two_filesystems(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rootless", [False, True], ids=["root", "rootless"])
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["same-fs", "other-fs"])
 def test_the_number_stays_for_life(
-    request: pytest.FixtureRequest, kind: str, elsewhere: bool
+    request: pytest.FixtureRequest, kind: str, elsewhere: bool, rootless: bool
 ) -> None:
     union: Union = request.getfixturevalue("two_filesystems" if elsewhere else "union")
+    union.restart(trusted=not rootless)
     put(union.lower, "d/", "e/")
     make(union.lower / "d/x", kind)
     ino = union.stat("d/x").st_ino
@@ -78,6 +81,135 @@ def test_the_number_stays_for_life(
     check("new/x")
     union.rename("new", "d/new")
     check("d/new/x")
+
+
+# --- files that cannot carry their origin ---
+
+
+def records(union: Union) -> dict[str, str]:
+    place = union.work / "origins"
+    return {path.name: os.readlink(path) for path in place.iterdir()} if place.is_dir() else {}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("file", "empty", "dir")])
+def test_a_record_goes_with_its_file(union: Union, kind: str) -> None:
+    union.restart(trusted=False)
+    for name in ("a", "b", "c", "kept"):
+        make(union.lower / name, kind)
+        os.chown(union.lower / name, 1, 1, follow_symlinks=False)
+        copy_up(union, name)
+    assert len(records(union)) == 4
+    union.unlink("a")
+    union.rename("b", "c")
+    assert len(records(union)) == 2
+    held = union.node("kept")
+    union.link("kept", "other")
+    union.unlink("kept")
+    assert len(records(union)) == 2  # it has a name still
+    ino = union.tree.getattr(held).st_ino
+    union.restart()
+    assert union.stat("other").st_ino == ino
+    union.unlink("other")
+    union.unlink("c")
+    assert records(union) == {}
+
+
+def test_a_file_without_a_name_needs_no_record(union: Union) -> None:
+    os.mkfifo(union.lower / "fifo")
+    union.restart(trusted=False)
+    node = union.node("fifo")
+    union.unlink("fifo")
+    union.tree.setattr(node, mode=0o600)
+    assert records(union) == {}
+
+
+def test_a_record_of_links(union: Union) -> None:
+    """All names lead to the copy, in the upper or not."""
+    (union.lower / "a").symlink_to("target")
+    os.link(union.lower / "a", union.lower / "b", follow_symlinks=False)
+    union.restart(trusted=False)
+    ino = union.stat("a").st_ino
+    union.tree.setattr(union.node("a"), mtime_ns=1)
+    for _ in range(2):
+        assert {union.stat(name).st_ino for name in "ab"} == {ino}
+        assert {union.stat(name).st_mtime_ns for name in "ab"} == {1}
+        assert {entry.ino for entry in union.entries() if entry.name in "ab"} == {ino}
+        union.restart()
+    union.unlink("a")
+    union.restart()
+    assert union.stat("b").st_ino == ino
+    union.unlink("b")
+    assert records(union) == {}
+
+
+def test_a_later_file_of_the_same_inode_is_another_one(union: Union) -> None:
+    (union.lower / "link").symlink_to("target")
+    union.restart(trusted=False)
+    ino = union.stat("link").st_ino
+    copy_up(union, "link")
+    union.restart()
+    ((record, value),) = records(union).items()
+    real = (union.upper / "link").lstat().st_ino
+    assert int(record, 16) == real != ino
+    assert value.split()[0] == str(ino)
+    assert union.stat("link").st_ino == ino
+    for other in (f"{ino} 1.000000000", f"{ino}", f"word {value.split()[1]}", ""):
+        (union.work / "origins" / record).unlink()
+        if other:
+            (union.work / "origins" / record).symlink_to(other)
+        union.restart()
+        assert union.stat("link").st_ino == real
+
+
+@pytest.mark.parametrize("mode", [0, 0o200, 0o333])
+def test_rights_that_the_owner_has_not(union: Union, mode: int) -> None:
+    """An attribute that cannot be read any more says nothing any more."""
+    put(union.lower, "f", "g", "d/inside", "d/below", "e/")
+    union.base.chmod(0o755)
+    for path in (union.upper, union.work, *(union.lower / x for x in ("f", "g", "d", "e"))):
+        os.chown(path, NOBODY, NOBODY)
+    os.chown(union.lower / "d/inside", NOBODY, NOBODY)
+    with acting_as(NOBODY):
+        union.restart(trusted=False, keep_open=True)
+        numbers = {path: union.stat(path).st_ino for path in ("f", "g", "d", "d/inside", "e")}
+        copy_up(union, "g")
+        for path in ("d/inside", "f", "d", "e"):
+            copy_up(union, path)
+            union.tree.setattr(union.node(path), mode=mode)
+        union.tree.setxattr(union.node("g"), ACCESS, acl("u:0 g:4 o:0"))
+        for _ in range(2):
+            for path in ("f", "g", "d", "e"):
+                assert union.stat(path).st_ino == numbers[path], path
+            union.restart()
+        assert stat.S_IMODE(union.stat("d").st_mode) == mode
+        union.tree.setattr(union.node("d"), mode=0o700)
+        for _ in range(2):
+            assert union.names("d") == ["below", "inside"]
+            union.restart()
+        assert union.stat("d/inside").st_ino == numbers["d/inside"]
+        union.restart()
+
+
+def test_a_filesystem_without_attributes(base: Path, tmpfs: Callable[..., Path]) -> None:
+    """Where times of birth are missing too nothing can be recorded; copying up works."""
+    memory = tmpfs("memory", kind="ramfs")
+    for name in ("upper", "work"):
+        (memory / name).mkdir()
+        (base / name).symlink_to(memory / name)
+    union = Union(base, 1)
+    make(union.lower / "f", "file")
+    make(union.lower / "l", "link")
+    for name in ("f", "l"):
+        copy_up(union, name)
+    before = union.visible()
+    union.restart()
+    after = union.visible()
+    union.restart()
+    assert {path: seen[:4] for path, seen in after.items()} == {
+        path: seen[:4] for path, seen in before.items()
+    }
+    assert after["f"][5] == b"content"
+    assert records(union) == {}
 
 
 def test_forgotten_and_found_again(union: Union) -> None:

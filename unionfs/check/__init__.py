@@ -17,10 +17,12 @@ from unionfs.check.findings import KINDS, Finding, Kind, Report
 from unionfs.check.links import Links
 from unionfs.check.lowers import Lowers
 from unionfs.check.marks import Directory, check_names, check_opaque
+from unionfs.check.origins import Origins
 from unionfs.check.redirects import REDIRECT, is_redirect, place_below, redirect_of
 from unionfs.check.walk import open_directory, walk
 from unionfs.check.workdirs import check_workdir
 from unionfs.whiteout import is_reserved, is_whiteout_device
+from unionfs.workdir import LINKS, ORIGINS
 
 __all__ = ["KINDS", "Finding", "Kind", "check"]
 
@@ -41,9 +43,10 @@ def check(
         root = open_directory(upper, ".")
         opened.callback(os.close, root)
         below = opened.enter_context(closing(Lowers(root, lowers))) if lowers else None
-        links_fd, links_path = check_workdir(report, opened, root, workdir)
-        links = Links(report, links_fd, links_path)
-        numbers = Numbers(report)
+        kept = check_workdir(report, opened, root, workdir)
+        links = Links(report, *kept[LINKS])
+        origins = Origins(report, *kept[ORIGINS])
+        numbers = Numbers(report, origins)
         visitor = _Visitor(report, numbers, links, below, os.fstat(root).st_dev)
         first = _Above(read_private(root, "."), "", False)
         numbers.take(os.fstat(root).st_ino, 0, "")
@@ -53,6 +56,7 @@ def check(
             visible = below.count_names(links.numbers, trusted=not visitor.by_user)
         links.finish(numbers, visible)
         numbers.finish()
+        origins.finish()
     return report.findings
 
 

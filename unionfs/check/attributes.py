@@ -9,7 +9,9 @@ from typing import Final
 
 from unionfs.check.findings import Report
 from unionfs.check.marks import Directory
+from unionfs.check.origins import Origins
 from unionfs.check.redirects import REDIRECT
+from unionfs.workdir import may_be_trusted
 from unionfs.xattrs import OPAQUE, PRIVATE, shown_name
 
 #: Where unionfs keeps its own: as root, and as anybody else.
@@ -78,8 +80,9 @@ def check_foreign(
 class Numbers:
     """Who shows which st_ino."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, recorded: Origins) -> None:
         self._report = report
+        self._recorded = recorded
         self._origins: dict[int, tuple[int, str]] = {}  # the number: who shows it
         self._plain: set[int] = set()  # inodes that show their own
 
@@ -115,15 +118,26 @@ class Numbers:
                 continue
             number = self._number(directory, name, f"{prefix}origin", value)
             if number and prefix not in impure:
-                self._report.add(
-                    "origin-unread",
-                    directory.path,
-                    f"first of them: {name}",
-                    partial(os.setxattr, directory.fd, f"{prefix}impure", b"y"),
-                )
-                impure.add(prefix)
+                self._unread(directory, impure, name, prefix)
             shown = shown or number
-        self.take(inode, shown, directory.path_of(name))
+        # Asked in any case: a record of a file is not stale, needed or not.
+        recorded = self._recorded.of(directory.fd, name, inode)
+        if recorded and not shown and not impure:
+            self._unread(directory, impure, name, OWN[0 if may_be_trusted() else 1])
+        self.take(inode, shown or recorded, directory.path_of(name))
+
+    def _unread(self, directory: Directory, impure: set[str], name: str, prefix: str) -> None:
+        self._report.add(
+            "origin-unread",
+            directory.path,
+            f"first of them: {name}",
+            partial(os.setxattr, directory.fd, f"{prefix}impure", b"y"),
+        )
+        impure.add(prefix)
+
+    def recorded(self, fd: int, name: str, inode: int) -> int:
+        """The number recorded about an entry that is outside of the upper's tree; 0: none."""
+        return self._recorded.of(fd, name, inode)
 
     def take(self, inode: int, origin: int, path: str) -> None:
         """One more name of an inode that shows `origin`, or its own number where that is 0."""

@@ -108,6 +108,19 @@ KINDS: Final[Mapping[str, Kind]] = {
         "a file has an origin but its directory no impure mark: it shows a wrong st_ino",
         "the directory is marked",
     ),
+    "record-malformed": Kind(
+        "error",
+        "the record of an origin does not say one: the file shows another st_ino",
+        "removed",
+    ),
+    "record-stale": Kind(
+        "note",
+        "the record of an origin of a file that is not there any more, as a crash leaves it",
+        "removed",
+    ),
+    "record-unknown": Kind(
+        "note", "an entry among the origins that unionfs does not write", "left"
+    ),
     # attributes of others
     "foreign-metacopy": Kind(
         "error",

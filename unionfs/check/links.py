@@ -78,8 +78,9 @@ class Links:
         values = [
             attributes[f"{prefix}origin"] for prefix in OWN if f"{prefix}origin" in attributes
         ]
-        origin = read_origin(values[0]) if values else 0
-        if values:
+        recorded = numbers.recorded(self._fd, name, self._copies[number].st_ino)
+        origin = read_origin(values[0]) if values else recorded
+        if values or recorded:
             if origin != number:
                 self._report.add("link-origin", path, f"{origin} instead of {number}")
         elif stat.S_ISREG(self._copies[number].st_mode) and can_have_origin(self._fd, name):

@@ -4,6 +4,7 @@ import os
 import stat
 from contextlib import ExitStack
 from functools import partial
+from typing import NamedTuple
 
 from unionfs import workdir
 from unionfs.check.findings import Report
@@ -11,13 +12,20 @@ from unionfs.check.walk import open_directory
 from unionfs.errors import WorkdirUnusable
 
 
+class Kept(NamedTuple):
+    """A directory for what a later mount needs."""
+
+    fd: int | None  #: None where there is none
+    path: str
+
+
 def check_workdir(
     report: Report, opened: ExitStack, upper: int, given: int | None
-) -> tuple[int | None, str]:
+) -> dict[str, Kept]:
     """Look at a work directory and its scratch space.
 
-    `given` is the descriptor of one that is not the default.  Returns a descriptor of the
-    directory of links, which `opened` closes, or None where there is none, and its path.
+    `given` is the descriptor of one that is not the default.  Returns by name the directories
+    of what is kept, whose descriptors `opened` closes.
     """
     place = "workdir:" if given is not None else f"{workdir.DEFAULT_NAME}/"
     above = (
@@ -25,20 +33,19 @@ def check_workdir(
         if given is None
         else _open_given(report, opened, upper, given)
     )
-    links = f"{place}{workdir.LINKS}"
+    found = {name: Kept(None, f"{place}{name}") for name in (workdir.LINKS, workdir.ORIGINS)}
     if above is None:
-        return None, links
-    found = None
+        return found
     for name in sorted(os.listdir(above)):
         path = f"{place}{name}"
-        if name not in (workdir.SCRATCH, workdir.LINKS):
+        if name != workdir.SCRATCH and name not in found:
             report.add("workdir-unknown", path)
             continue
         fd = _open_inside(report, opened, above, name, path)
         if fd is not None:
             _check_access(report, upper, fd, path)
-            if name == workdir.LINKS:
-                found = fd
+            if name in found:
+                found[name] = Kept(fd, path)
             elif left := os.listdir(fd):
                 report.add(
                     "scratch-left",
@@ -46,7 +53,7 @@ def check_workdir(
                     f"{len(left)} entries",
                     partial(_clear, fd, path),
                 )
-    return found, links
+    return found
 
 
 def _open_default(report: Report, opened: ExitStack, upper: int) -> int | None:

@@ -209,6 +209,22 @@ def test_squashing_to_an_id_outranks_squashing_to_root() -> None:
             with_options(text)
 
 
+def test_owners_in_attributes() -> None:
+    for value in (0, 1, 2):
+        assert with_options(f"xattr_permissions={value}").xattr_permissions == value
+    for text in ("xattr_permissions", "xattr_permissions=3", "xattr_permissions=user"):
+        with pytest.raises(UsageError, match="xattr_permissions is one of 0, 1, 2"):
+            with_options(text)
+
+
+def test_options_of_other_unions_that_ask_for_what_is_so() -> None:
+    options = with_options("xino=on,xino=auto,noacl,static_nlink")
+    assert options.unknown == ()
+    assert (options.acls, options.static_nlink) == (False, True)
+    with pytest.raises(UnsupportedOption, match="unique"):
+        with_options("xino=off")
+
+
 def test_500_lowers() -> None:
     lowers = tuple(f"/var/lib/containers/storage/overlay/l/{number:026}" for number in range(500))
     assert parse(["lowerdir=" + ":".join(lowers)], ["/m"]).lowers == lowers
@@ -357,6 +373,7 @@ def test_every_option_is_documented() -> None:
     taken += (
         " timeout threads io_uring allow_other default_permissions fsname log_file debug context"
         " private uidmapping gidmapping squash_to_root squash_to_uid squash_to_gid"
+        " xattr_permissions noacl static_nlink xino"
     )
     for name in [*taken.split(), *KERNEL_FLAGS, *REFUSED]:
         assert f"`{name}" in text, f"docs/options.md does not mention {name}"

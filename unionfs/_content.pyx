@@ -11,6 +11,7 @@ from libc.errno cimport (
     EISDIR,
     ENODATA,
     ENOMEM,
+    EOPNOTSUPP,
     ERANGE,
 )
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -37,9 +38,8 @@ from unionfs._nodes cimport (
     node_stat,
     ref_drop,
 )
-from unionfs._owner cimport owner_give
+from unionfs._owner cimport owner_chmod, owner_give, owner_stat
 from unionfs._sys cimport (
-    AT_EMPTY_PATH,
     O_ACCMODE,
     O_DIRECTORY,
     O_NOATIME,
@@ -58,7 +58,6 @@ from unionfs._sys cimport (
     TimeSpec,
     mutex_lock,
     mutex_unlock,
-    sys_chmodfd,
     sys_close,
     sys_copy_file_range,
     sys_dup,
@@ -77,7 +76,6 @@ from unionfs._sys cimport (
     sys_reopen,
     sys_set_flags,
     sys_setxattr,
-    sys_statx,
     sys_utimens,
 )
 from unionfs._tree cimport (
@@ -99,6 +97,7 @@ from unionfs._xattrs cimport (
     XATTR_LIMIT,
     XATTR_NAME_SIZE,
     xattr_has_ids,
+    xattr_is_acl,
     xattr_show_ids,
     xattr_show_list,
     xattr_store_ids,
@@ -223,17 +222,17 @@ cdef int content_open(Table *t, Op *op, Node *n, uint32_t flags, uint64_t *handl
 
 # --- attributes ----------------------------------------------------------------------------
 
-cdef int kill_set_ids(int fd) noexcept nogil:
+cdef int kill_set_ids(const Table *t, int fd) noexcept nogil:
     """What a write, a truncation and the like by another than root do to set-id bits."""
     cdef Stat st
     cdef uint32_t mode
-    cdef int r = sys_statx(fd, b"", AT_EMPTY_PATH, &st)
+    cdef int r = owner_stat(t, 0, fd, &st)
     if r < 0:
         return r
     mode = st.stx_mode & ~S_ISUID
     if mode & S_IXGRP:          # without it the bit asks for mandatory locking
         mode &= ~S_ISGID
-    return sys_chmodfd(fd, mode & 0o7777) if mode != st.stx_mode else 0
+    return owner_chmod(t, fd, mode & 0o7777) if mode != st.stx_mode else 0
 
 
 cdef int set_times(int fd, const SetAttr *wanted) noexcept nogil:
@@ -260,7 +259,7 @@ cdef int set_size(Table *t, Node *n, uint64_t handle, const SetAttr *wanted) noe
         return r
     r = sys_ftruncate(ref.fd, <int64_t>wanted.size)
     if r == 0 and wanted.valid & SET_KILL_SUIDGID:
-        r = kill_set_ids(ref.fd)
+        r = kill_set_ids(t, ref.fd)
     ref_drop(t, &ref)
     return r
 
@@ -305,11 +304,12 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
     elif not wanted.valid & ~<uint32_t>SET_KILL_SUIDGID:
         r = sys_fchownat(ref.fd, b"", NO_ID, NO_ID)     # chown(-1, -1) still moves ctime
     if r == 0 and wanted.valid & SET_KILL_SUIDGID and not wanted.valid & SET_SIZE:
-        r = kill_set_ids(ref.fd)
+        r = kill_set_ids(t, ref.fd)
     if r == 0 and wanted.valid & SET_MODE:
-        r = keep_origin(t, n, ref.fd, wanted.mode)
-    if r == 0 and wanted.valid & SET_MODE:
-        r = sys_chmodfd(ref.fd, wanted.mode & 0o7777)
+        if t.branch[0].override == NULL:
+            r = keep_origin(t, n, ref.fd, wanted.mode)
+        if r == 0:
+            r = owner_chmod(t, ref.fd, wanted.mode & 0o7777)
         if r == 0 and n.dir != NULL and n.dir.unread:
             r = dir_look_again(t, n)
     if r == 0:
@@ -370,7 +370,7 @@ cdef int64_t content_write(Table *t, Op *op, Node *n, uint64_t handle, const cha
         return r
     r = sys_pwrite(ref.fd, data, size, <int64_t>offset)
     if r > 0 and flags & WRITE_KILL_SUIDGID:
-        kill_set_ids(ref.fd)
+        kill_set_ids(t, ref.fd)
     ref_drop(t, &ref)
     return r
 
@@ -423,7 +423,7 @@ cdef int content_fallocate(Table *t, Op *op, Node *n, uint64_t handle, int mode,
         return r
     r = sys_fallocate(ref.fd, mode, <int64_t>offset, <int64_t>length)
     if r == 0 and op.uid != 0:
-        r = kill_set_ids(ref.fd)    # FALLOCATE has no flag that says so
+        r = kill_set_ids(t, ref.fd)    # FALLOCATE has no flag that says so
     ref_drop(t, &ref)
     return r
 
@@ -444,7 +444,7 @@ cdef int64_t content_copy_range(Table *t, Op *op, Node *source, uint64_t source_
     if r == 0:
         r = sys_copy_file_range(from_ref.fd, &from_at, to_ref.fd, &to_at, <size_t>length)
         if r > 0 and op.uid != 0:
-            kill_set_ids(to_ref.fd)
+            kill_set_ids(t, to_ref.fd)
         ref_drop(t, &to_ref)
     ref_drop(t, &from_ref)
     return r
@@ -473,6 +473,8 @@ cdef int64_t get_with_ids(Table *t, Node *n, const char *name, char *buffer,
 cdef int64_t content_getxattr(Table *t, Node *n, const char *name, char *buffer,
                               size_t size) noexcept nogil:
     cdef char stored[XATTR_NAME_SIZE]
+    if not t.acls and xattr_is_acl(name):
+        return -EOPNOTSUPP
     if xattr_to_disk(name, stored) < 0:
         return -ENODATA         # too long to have been stored
     if xattr_has_ids(t, name):
@@ -494,7 +496,7 @@ cdef int64_t content_listxattr(Table *t, const Op *op, Node *n, char *buffer,
         if names != NULL:
             r = sys_listxattr(ref.fd, names, XATTR_LIMIT)
             if r > 0:
-                r = xattr_show_list(names, r, op == NULL or op.uid == 0)
+                r = xattr_show_list(t, names, r, op == NULL or op.uid == 0)
             if r > 0 and size:
                 if <size_t>r > size:
                     r = -ERANGE
@@ -534,6 +536,8 @@ cdef int content_setxattr(Table *t, Op *op, Node *n, const char *name, const cha
     cdef Ref ref
     cdef Stat st
     cdef int r = xattr_to_disk(name, stored)
+    if not t.acls and xattr_is_acl(name):
+        r = -EOPNOTSUPP
     if r == 0:
         r = need_upper(t, op, n, ALL)
     if r == 0:
@@ -546,9 +550,9 @@ cdef int content_setxattr(Table *t, Op *op, Node *n, const char *name, const cha
         r = store_xattr(t, ref.fd, stored, value, size, flags)
     node_set_xattr(t, n)
     if r == 0 and kill_sgid:
-        r = sys_statx(ref.fd, b"", AT_EMPTY_PATH, &st)
+        r = owner_stat(t, 0, ref.fd, &st)
         if r == 0 and st.stx_mode & S_ISGID:
-            r = sys_chmodfd(ref.fd, st.stx_mode & 0o7777 & ~S_ISGID)
+            r = owner_chmod(t, ref.fd, st.stx_mode & 0o7777 & ~S_ISGID)
     changed_xattr(n, name)
     ref_drop(t, &ref)
     return r

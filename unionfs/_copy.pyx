@@ -51,7 +51,7 @@ from unionfs._nodes cimport (
     node_unpin_locked,
     ref_drop,
 )
-from unionfs._owner cimport owner_give
+from unionfs._owner cimport owner_give, owner_record, owner_stat, owner_stored_type
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     AT_REMOVEDIR,
@@ -187,6 +187,7 @@ cdef struct Copy:
     # One copy-up on its way.
     Table *t
     Node *n
+    uint16_t branch         # where the node is
     uint64_t keep           # bytes of data wanted
     uint64_t copied         # bytes of data the copy has
     int source              # descriptor of the lower file (O_PATH but for regular files)
@@ -197,19 +198,22 @@ cdef struct Copy:
 
 cdef int copy_attributes(Copy *c) noexcept nogil:
     """Owner, mode, xattrs, origin, times: in the order in which none undoes another."""
+    cdef bint records = c.t.branch[0].override != NULL
     cdef TimeSpec times[2]
     cdef int r = 0
     # A chown clears set-id bits and capabilities, so it comes first.
-    if c.st.stx_uid != c.t.uid or c.st.stx_gid != c.t.gid:
+    if not records and (c.st.stx_uid != c.t.uid or c.st.stx_gid != c.t.gid):
         r = owner_give(c.t, c.target, c.st.stx_uid, c.st.stx_gid)
     # user.* can be set only by who may write the file, and an ACL sets bits of the mode.
     if r == 0:
         r = xattr_copy_all(c.t, c.source, c.target)
     if r == 0 and (c.n.names != NULL or c.n.linked):
         r = record_origin(c.t, c.n, c.target)
-        if r == 0 and c.n.type != S_IFLNK:
+        if r == 0 and c.n.type != S_IFLNK and not records:
             r = keep_origin(c.t, c.n, c.target, c.st.stx_mode)
-    if r == 0 and c.n.type != S_IFLNK:
+    if r == 0 and records:
+        r = owner_record(c.t, c.target, &c.st)
+    elif r == 0 and c.n.type != S_IFLNK:
         r = sys_chmodfd(c.target, c.st.stx_mode & 0o7777)
     if r == 0:
         sys_times(&c.st, times)
@@ -254,7 +258,7 @@ cdef int copy_other(Copy *c) noexcept nogil:
             link[length] = 0
             r = sys_symlinkat(link, c.t.work_fd, c.name)
     else:
-        r = sys_mknodat(c.t.work_fd, c.name, c.n.type | 0o600,
+        r = sys_mknodat(c.t.work_fd, c.name, owner_stored_type(c.t, c.n.type) | 0o600,
                         sys_makedev(c.st.stx_rdev_major, c.st.stx_rdev_minor))
     if r < 0:
         c.name[0] = 0
@@ -331,7 +335,7 @@ cdef int open_source(Copy *c, int dirfd, const char *name) noexcept nogil:
         c.source = sys_open_beneath(dirfd, name, flags, 0)
     if c.source < 0:
         return c.source
-    return sys_statx(c.source, b"", AT_EMPTY_PATH, &c.st)
+    return owner_stat(c.t, c.branch, c.source, &c.st)
 
 
 cdef int make_copy(Copy *c) noexcept nogil:
@@ -340,9 +344,9 @@ cdef int make_copy(Copy *c) noexcept nogil:
     return copy_regular(c) if c.n.type == S_IFREG else copy_other(c)
 
 
-cdef int copy_named(Copy *c, Node *parent, uint16_t branch, const char *name) noexcept nogil:
+cdef int copy_named(Copy *c, Node *parent, const char *name) noexcept nogil:
     cdef Ref lower, upper
-    cdef int r = dir_ref(c.t, parent, branch, &lower)
+    cdef int r = dir_ref(c.t, parent, c.branch, &lower)
     if r < 0:
         return r
     r = open_source(c, lower.fd, name)
@@ -363,7 +367,7 @@ cdef int copy_orphan(Copy *c) noexcept nogil:
     """A lower file whose name is gone but which somebody has open: its copy has no name either."""
     cdef int r
     c.source = c.n.orphan_fd
-    r = sys_statx(c.source, b"", AT_EMPTY_PATH, &c.st)
+    r = owner_stat(c.t, c.branch, c.source, &c.st)
     if r == 0:
         r = make_copy(c)
     if r == 0 and c.n.linked and c.n.nlink:
@@ -459,12 +463,13 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
     mutex_unlock(&t.lock)
     c.t = t
     c.n = n
+    c.branch = branch
     c.keep = keep
     c.copied = 0
     c.source = c.target = -1
     c.name[0] = 0
     if parent != NULL:
-        r = copy_named(&c, parent, branch, text)
+        r = copy_named(&c, parent, text)
     else:
         r = copy_orphan(&c)
     if c.name[0]:

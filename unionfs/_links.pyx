@@ -16,6 +16,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport strtoul
 
 from unionfs._nodes cimport LINK_NAME, Table, link_name
+from unionfs._override cimport override_show_at
 from unionfs._state cimport state_directory, state_open, state_write
 from unionfs._sys cimport Stat, sys_readlinkat, sys_statx, sys_unlinkat
 
@@ -56,7 +57,10 @@ cdef int links_find(Table *t, uint64_t ino, Stat *st, uint32_t *count) noexcept 
     r = sys_statx(t.links_fd, name, 0, st)
     if r == -ENOENT:
         return 0
-    return 1 if r == 0 else r
+    if r < 0:
+        return r
+    override_show_at(t.branch[0].override, t.links_fd, name, st)
+    return 1
 
 
 cdef int links_set_count(Table *t, uint64_t ino, uint32_t count) noexcept nogil:

@@ -32,13 +32,16 @@ from unionfs._nodes cimport (
     name_hash,
     ref_drop,
 )
+from unionfs._override cimport override_show_at
 from unionfs._sys cimport (
     DT_CHR,
+    DT_REG,
     DT_UNKNOWN,
     O_DIRECTORY,
     O_NOATIME,
     O_RDONLY,
     S_IFMT,
+    S_IFREG,
     DirEntry,
     Stat,
     mutex_lock,
@@ -231,8 +234,13 @@ cdef int add_found(Table *t, Listing *l, int fd, uint16_t branch, uint32_t flags
             return 0
         if r < 0:
             return r
-        dtype = (st.stx_mode & S_IFMT) >> 12
         whiteout = mark_is_whiteout(&st)
+        override_show_at(t.branch[branch].override, fd, name, &st)
+        dtype = (st.stx_mode & S_IFMT) >> 12
+    elif dtype == DT_REG and t.branch[branch].override != NULL:
+        st.stx_mode = S_IFREG   # of which a record may make a device or the like
+        override_show_at(t.branch[branch].override, fd, name, &st)
+        dtype = (st.stx_mode & S_IFMT) >> 12
     e = listing_find_locked(l, name, length)
     if e == NULL:
         return 0 if listing_append(

@@ -63,6 +63,7 @@ from unionfs._nodes cimport (
     node_unpin_locked,
     ref_drop,
 )
+from unionfs._override cimport override_show_at
 from unionfs._redirect cimport REDIRECT_SIZE, redirect_follow, redirect_read
 from unionfs._sys cimport (
     O_DIRECTORY,
@@ -250,6 +251,7 @@ cdef int search(Table *t, Node *parent, const char *name, size_t length,
             r = 1               # a file below a directory is hidden by it
         elif r == 0:
             if found.count == 0:
+                override_show_at(t.branch[branch].override, ref.fd, name, &st)
                 found.st = st
                 found.ino = find_ino(t, parent, ref.fd, name, <uint16_t>branch, st.stx_ino)
                 found.data = <uint16_t>branch

@@ -56,7 +56,14 @@ from unionfs._nodes cimport (
     node_unpin_locked,
     ref_drop,
 )
-from unionfs._owner cimport owner_give, owner_of_new
+from unionfs._owner cimport (
+    owner_first_mode,
+    owner_give,
+    owner_of_new,
+    owner_record,
+    owner_stat,
+    owner_stored_type,
+)
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     AT_REMOVEDIR,
@@ -69,6 +76,8 @@ from unionfs._sys cimport (
     O_TMPFILE,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
+    S_IFBLK,
+    S_IFCHR,
     S_IFDIR,
     S_IFLNK,
     S_IFMT,
@@ -83,6 +92,8 @@ from unionfs._sys cimport (
     sys_fchownat,
     sys_getxattr,
     sys_linkfd,
+    sys_major,
+    sys_minor,
     sys_mkdirat,
     sys_mknodat,
     sys_open_beneath,
@@ -129,20 +140,32 @@ cdef int check_new_name(const Table *t, const char *name, size_t length) noexcep
 # --- creating ------------------------------------------------------------------------------
 
 cdef bint has_default_acl(Node *parent, int dirfd) noexcept nogil:
-    """Does the branch give new files an ACL? Then the umask does not count (acl(5))."""
+    """Does the branch give new files an ACL?"""
     if not parent.dir.inherit_known:
         parent.dir.has_default_acl = sys_getxattr(dirfd, DEFAULT_ACL, NULL, 0) > 0
         parent.dir.inherit_known = True
     return parent.dir.has_default_acl
 
 
+cdef bint umask_counts(const Table *t, const Make *make, Node *parent, int dirfd) noexcept nogil:
+    """Not for links, nor where there is a default ACL (acl(5))."""
+    return (make.source == NULL and (make.mode & S_IFMT) != S_IFLNK
+            and not (t.acls and has_default_acl(parent, dirfd)))
+
+
+cdef bint hides_acl(const Table *t, Node *parent, int dirfd) noexcept nogil:
+    """Would the branch give new files an ACL though here are none?"""
+    return not t.acls and has_default_acl(parent, dirfd)
+
+
 cdef int make_file(Table *t, Op *op, const Make *make, uint32_t mode, int dirfd, const char *name,
                    Born *born) noexcept nogil:
     """Creates one file under its name in a directory and opens it."""
-    cdef uint32_t type_ = make.mode & S_IFMT
+    cdef uint32_t type_ = owner_stored_type(t, make.mode & S_IFMT)
     cdef Ref source
     cdef int r
     born.fd = -1
+    mode = owner_first_mode(t, mode)
     if make.source != NULL:
         r = node_path_ref(t, make.source, &source)
         if r < 0:
@@ -150,31 +173,53 @@ cdef int make_file(Table *t, Op *op, const Make *make, uint32_t mode, int dirfd,
         r = sys_linkfd(source.fd, dirfd, name)
         ref_drop(t, &source)
     elif type_ == S_IFREG:
-        r = sys_open_beneath(dirfd, name, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, mode & 0o1777)
+        r = sys_open_beneath(dirfd, name, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, mode)
         born.fd = r
     elif type_ == S_IFDIR:
-        r = sys_mkdirat(dirfd, name, mode & 0o1777)
+        r = sys_mkdirat(dirfd, name, mode)
     elif type_ == S_IFLNK:
         r = sys_symlinkat(make.target, dirfd, name)
     else:
-        r = sys_mknodat(dirfd, name, type_ | (mode & 0o1777), make.rdev)
+        r = sys_mknodat(dirfd, name, type_ | mode, make.rdev)
     if r < 0:
         return r
     if born.fd < 0:
         born.fd = sys_open_beneath(dirfd, name, O_PATH | O_NOFOLLOW, 0)
         if born.fd < 0:
             return born.fd
-    return sys_statx(born.fd, b"", AT_EMPTY_PATH, &born.st)
+    return owner_stat(t, 0, born.fd, &born.st)
 
 
-cdef int give_owner(const Table *t, const Make *make, uint32_t mode, bint group_from_parent,
+cdef int record_owner(const Table *t, const Make *make, uint32_t mode, const Stat *above,
+                      Born *born) noexcept nogil:
+    """Everything that the branch would have done, where it keeps it in an attribute."""
+    born.st.stx_uid = make.uid
+    born.st.stx_gid = make.gid
+    if above.stx_mode & S_ISGID:
+        born.st.stx_gid = above.stx_gid
+        if (mode & S_IFMT) == S_IFDIR:
+            mode |= S_ISGID
+    if (mode & S_IFMT) == S_IFCHR or (mode & S_IFMT) == S_IFBLK:
+        born.st.stx_rdev_major = sys_major(make.rdev)
+        born.st.stx_rdev_minor = sys_minor(make.rdev)
+    born.st.stx_mode = <uint16_t>mode
+    return owner_record(t, born.fd, &born.st)
+
+
+cdef int give_owner(const Table *t, const Make *make, uint32_t mode, int parent_fd,
                     Born *born) noexcept nogil:
     """The caller's uid and gid, then the set-id bits, which a chown would have cleared."""
-    cdef uint32_t gid = born.st.stx_gid if group_from_parent else make.gid
     cdef uint32_t special = mode & (S_ISUID | S_ISGID)
+    cdef uint32_t gid = make.gid
+    cdef Stat above
     cdef int r
-    if make.source != NULL:
-        return 0
+    r = owner_stat(t, 0, parent_fd, &above)
+    if r < 0:
+        return r
+    if t.branch[0].override != NULL:
+        return record_owner(t, make, mode, &above, born)
+    if above.stx_mode & S_ISGID:
+        gid = born.st.stx_gid
     if born.st.stx_uid != make.uid or born.st.stx_gid != gid:
         r = owner_give(t, born.fd, make.uid, gid)
         if r < 0:
@@ -193,18 +238,14 @@ cdef int make_owned(Table *t, Op *op, const Make *make, Node *parent, int parent
                     const char *name, Born *born) noexcept nogil:
     """A new file with its final owner and mode, or none."""
     cdef uint32_t mode = make.mode
-    cdef Stat above
     cdef int r
-    if (make.source == NULL and (mode & S_IFMT) != S_IFLNK
-            and not has_default_acl(parent, parent_fd)):
+    if umask_counts(t, make, parent, parent_fd):
         mode &= ~op.umask
     r = make_file(t, op, make, mode, dirfd, name, born)
     if r == 0 and make.source == NULL:
         if (born.st.stx_uid != make.uid or born.st.stx_gid != make.gid
-                or mode & (S_ISUID | S_ISGID)):
-            r = sys_statx(parent_fd, b"", AT_EMPTY_PATH, &above)
-            if r == 0:
-                r = give_owner(t, make, mode, (above.stx_mode & S_ISGID) != 0, born)
+                or mode & (S_ISUID | S_ISGID) or t.branch[0].override != NULL):
+            r = give_owner(t, make, mode, parent_fd, born)
         if r < 0:
             sys_unlinkat(dirfd, name, AT_REMOVEDIR if (mode & S_IFMT) == S_IFDIR else 0)
     if r < 0 and born.fd >= 0:
@@ -213,30 +254,31 @@ cdef int make_owned(Table *t, Op *op, const Make *make, Node *parent, int parent
     return r
 
 
-cdef bint takes_several_steps(const Table *t, const Make *make) noexcept nogil:
+cdef bint takes_several_steps(const Table *t, const Make *make, Node *parent,
+                              int parent_fd) noexcept nogil:
     """Is the file not what it has to be as soon as it is created?"""
-    return make.source == NULL and (make.uid != t.uid or make.gid != t.gid
-                                    or make.mode & (S_ISUID | S_ISGID))
+    return make.source == NULL and (
+        make.uid != t.uid or make.gid != t.gid or make.mode & (S_ISUID | S_ISGID)
+        or t.branch[0].override != NULL or hides_acl(t, parent, parent_fd))
 
 
 cdef int make_unnamed(const Table *t, const Op *op, const Make *make, Node *parent,
                       int parent_fd, Born *born) noexcept nogil:
     """A regular file in its final state but without a name; -EOPNOTSUPP where there are none."""
     cdef uint32_t mode = make.mode
-    cdef Stat above
     cdef int r
-    if not has_default_acl(parent, parent_fd):
+    if hides_acl(t, parent, parent_fd):
+        return -EOPNOTSUPP      # it would be born with it
+    if umask_counts(t, make, parent, parent_fd):
         mode &= ~op.umask
-    born.fd = sys_open_beneath(parent_fd, b".", O_TMPFILE | O_RDWR, mode & 0o1777)
+    born.fd = sys_open_beneath(parent_fd, b".", O_TMPFILE | O_RDWR, owner_first_mode(t, mode))
     if born.fd in (-EISDIR, -EINVAL, -ENOENT):
         return -EOPNOTSUPP      # how filesystems and kernels without O_TMPFILE say so (open(2))
     if born.fd < 0:
         return born.fd
-    r = sys_statx(born.fd, b"", AT_EMPTY_PATH, &born.st)
+    r = owner_stat(t, 0, born.fd, &born.st)
     if r == 0:
-        r = sys_statx(parent_fd, b"", AT_EMPTY_PATH, &above)
-    if r == 0:
-        r = give_owner(t, make, mode, (above.stx_mode & S_ISGID) != 0, born)
+        r = give_owner(t, make, mode, parent_fd, born)
     if r < 0:
         sys_close(born.fd)
     return r
@@ -254,7 +296,7 @@ cdef int make_complete(Table *t, Op *op, const Make *make, Node *parent, int dir
         return r
     r = sys_linkfd(born.fd, dirfd, name)
     if r == 0:
-        r = sys_statx(born.fd, b"", AT_EMPTY_PATH, &born.st)
+        r = owner_stat(t, 0, born.fd, &born.st)
     if r < 0:
         sys_close(born.fd)
     return r
@@ -283,7 +325,7 @@ cdef int open_nursery(Table *t, Node *parent, int parent_fd, char *nursery) noex
         r = sys_fchownat(fd, b"", t.uid, st.stx_gid)
         if r == 0:
             r = sys_chmodfd(fd, 0o2700)
-    if r == 0 and has_default_acl(parent, parent_fd):
+    if r == 0 and t.acls and has_default_acl(parent, parent_fd):
         size = sys_getxattr(parent_fd, DEFAULT_ACL, acl, ACL_SIZE)
         r = sys_setxattr(fd, DEFAULT_ACL, acl, <size_t>size, 0) if size > 0 else <int>size
     if r < 0:
@@ -432,7 +474,7 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
         r = carry_origin(t, make.source, parent, ref.fd)
     if r == 0 and mark_reserved(name, length):
         r = make_aside(t, op, make, parent, ref.fd, name, False, &born)
-    elif r == 0 and takes_several_steps(t, make):
+    elif r == 0 and takes_several_steps(t, make, parent, ref.fd):
         r = make_complete(t, op, make, parent, ref.fd, name, &born)
     elif r == 0:
         r = make_owned(t, op, make, parent, ref.fd, ref.fd, name, &born)

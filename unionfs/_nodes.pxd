@@ -141,6 +141,7 @@ cdef struct Branch:
     int fd
     uint64_t dev
     uint32_t fs             # branches on one filesystem share a number; the upper's is 0
+    const char *override    # the attribute in which it keeps owners and modes (_override.pxd)
 
 cdef struct Handle:
     # An open file where OPEN is kept: the rights of the moment of opening.
@@ -169,6 +170,8 @@ cdef struct Table:
     IdMap uids              # ids on the branches and on the mount
     IdMap gids
     bint maps_ids           # some of them differ
+    bint acls               # POSIX ACLs exist here
+    bint static_nlink       # st_nlink of every directory is 1
     bint keep_open
     bint noatime            # reading leaves times of access alone in the upper too
     Format format

@@ -11,6 +11,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, strdup, strncmp
 
 from unionfs._idmap cimport id_show_owner
+from unionfs._override cimport override_show, override_show_at
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     O_DIRECTORY,
@@ -794,11 +795,13 @@ cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil:
     """The node's attributes as the union shows them. The node must be pinned."""
     cdef Ref ref
     cdef char text[NAME_LIMIT + 1]
+    cdef const char *override
     cdef uint32_t seq = 0
     cdef int r = -ESTALE, _attempt
     for _attempt in range(ATTEMPTS):
         mutex_lock(&t.lock)
         ref.fd = -1
+        override = t.branch[n.branch].override
         if n.orphan_fd >= 0:
             ref_borrow(&ref, n.orphan_fd)
         elif n.id == ROOT_ID:
@@ -810,11 +813,15 @@ cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil:
         mutex_unlock(&t.lock)
         if ref.fd >= 0:
             r = sys_statx(ref.fd, "", AT_EMPTY_PATH, st)
+            if r == 0:
+                override_show(override, ref.fd, st)
             ref_drop(t, &ref)
             break
         r = node_place(t, n, &ref, text, &seq)
         if r == 0:
             r = sys_statx(ref.fd, text, 0, st)
+            if r == 0:
+                override_show_at(override, ref.fd, text, st)
             ref_drop(t, &ref)
         if n.seq == seq and not n.changing and (r != -ESTALE or n.names == NULL):
             break
@@ -831,7 +838,7 @@ cdef void node_show(const Table *t, const Node *n, Stat *st) noexcept nogil:
     if (n.dir != NULL and st.stx_ctime.tv_nsec == n.dir.made_ctime.tv_nsec
             and st.stx_ctime.tv_sec == n.dir.made_ctime.tv_sec and n.dir.made_ctime.tv_sec):
         st.stx_ctime = n.dir.shown_ctime
-    if n.dir != NULL and n.dir.count > 1:
+    if n.dir != NULL and (n.dir.count > 1 or t.static_nlink):
         st.stx_nlink = 1        # as overlayfs: the number of subdirectories is not counted
     if n.linked:
         st.stx_nlink = n.nlink

@@ -110,6 +110,8 @@ cdef int64_t on_init(Call *call) noexcept nogil:
         wanted |= INIT_NO_OPEN_SUPPORT
     if channel.writeback:
         wanted |= INIT_WRITEBACK_CACHE
+    if not channel.table.acls:
+        wanted &= ~<uint32_t>INIT_POSIX_ACL
     out.minor = min(request.minor, <uint32_t>PROTOCOL_MINOR)
     out.max_readahead = request.max_readahead
     out.flags = request.flags & wanted

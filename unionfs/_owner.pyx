@@ -1,12 +1,41 @@
 # cython: language_level=3
-"""Giving a file of the upper its owner; see the declarations."""
+"""Owner and mode of files; see the declarations."""
 from libc.errno cimport EINVAL, EOVERFLOW, EPERM
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 
 from unionfs._idmap cimport NO_ID, IdMap, id_store
 from unionfs._nodes cimport Table
-from unionfs._sys cimport sys_fchownat
+from unionfs._override cimport override_mode, override_show, override_write
+from unionfs._sys cimport (
+    AT_EMPTY_PATH,
+    S_IFBLK,
+    S_IFCHR,
+    S_IFDIR,
+    S_IFIFO,
+    S_IFLNK,
+    S_IFMT,
+    S_IFREG,
+    S_IFSOCK,
+    S_ISGID,
+    S_ISUID,
+    S_IXGRP,
+    Stat,
+    sys_chmodfd,
+    sys_fchownat,
+    sys_getxattr,
+    sys_removexattr,
+    sys_statx,
+)
 
+
+cdef int owner_stat(const Table *t, uint16_t branch, int fd, Stat *st) noexcept nogil:
+    cdef int r = sys_statx(fd, b"", AT_EMPTY_PATH, st)
+    if r == 0:
+        override_show(t.branch[branch].override, fd, st)
+    return r
+
+
+# --- ids -----------------------------------------------------------------------------------
 
 cdef inline int store_new(const IdMap *map_, uint32_t daemon, uint32_t *id) noexcept nogil:
     id[0] = id_store(map_, id[0])
@@ -22,16 +51,75 @@ cdef int owner_of_new(const Table *t, uint32_t *uid, uint32_t *gid) noexcept nog
     return r if r < 0 else store_new(&t.gids, t.gid, gid)
 
 
-cdef int owner_give(const Table *t, int fd, uint32_t uid, uint32_t gid) noexcept nogil:
+# --- the inode's ---------------------------------------------------------------------------
+
+cdef int give_inode(const Table *t, int fd, uint32_t uid, uint32_t gid) noexcept nogil:
     cdef int r
-    if t.uids.squash == t.gids.squash or uid == NO_ID or gid == NO_ID:
-        r = sys_fchownat(fd, b"", uid, gid)
-    else:
+    if t.uids.squash != t.gids.squash and uid != NO_ID and gid != NO_ID:
         # Only one of the two may be out of reach without anybody seeing it.
-        r = owner_give(t, fd, uid, NO_ID)
-        return r if r < 0 else owner_give(t, fd, NO_ID, gid)
+        r = give_inode(t, fd, uid, NO_ID)
+        return r if r < 0 else give_inode(t, fd, NO_ID, gid)
+    r = sys_fchownat(fd, b"", uid, gid)
     if r == -EPERM or r == -EINVAL:     # EINVAL: an id that this user namespace does not have
         if (uid == NO_ID or t.uids.squash) and (gid == NO_ID or t.gids.squash):
             return 0            # what is shown is another owner anyhow
         return -EPERM
     return r
+
+
+# --- the record's --------------------------------------------------------------------------
+
+cdef uint32_t owner_stored_type(const Table *t, uint32_t type_) noexcept nogil:
+    if t.branch[0].override != NULL and type_ in (S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK):
+        return S_IFREG
+    return type_
+
+
+cdef uint32_t owner_first_mode(const Table *t, uint32_t mode) noexcept nogil:
+    # Set-id bits come last: a chown would clear them.
+    return override_mode(mode) if t.branch[0].override != NULL else mode & 0o1777
+
+
+cdef int owner_record(const Table *t, int fd, const Stat *st) noexcept nogil:
+    cdef int r = override_write(t.branch[0].override, fd, st)
+    if r < 0 or t.branch[0].override == NULL or (st.stx_mode & S_IFMT) == S_IFLNK:
+        return r
+    return sys_chmodfd(fd, override_mode(st.stx_mode))
+
+
+cdef int give_record(const Table *t, int fd, uint32_t uid, uint32_t gid) noexcept nogil:
+    """What else chown(2) does is to be done here too: set-id bits and capabilities go."""
+    cdef Stat st
+    cdef int r = owner_stat(t, 0, fd, &st)
+    if r < 0:
+        return r
+    if uid != NO_ID:
+        st.stx_uid = uid
+    if gid != NO_ID:
+        st.stx_gid = gid
+    if (st.stx_mode & S_IFMT) != S_IFDIR:
+        st.stx_mode &= ~<uint16_t>S_ISUID
+        if st.stx_mode & S_IXGRP:   # without it the bit asks for mandatory locking
+            st.stx_mode &= ~<uint16_t>S_ISGID
+    r = override_write(t.branch[0].override, fd, &st)
+    if r == 0 and sys_getxattr(fd, b"security.capability", NULL, 0) > 0:
+        r = sys_removexattr(fd, b"security.capability")
+    return r
+
+
+cdef int owner_give(const Table *t, int fd, uint32_t uid, uint32_t gid) noexcept nogil:
+    if t.branch[0].override != NULL:
+        return give_record(t, fd, uid, gid)
+    return give_inode(t, fd, uid, gid)
+
+
+cdef int owner_chmod(const Table *t, int fd, uint32_t mode) noexcept nogil:
+    cdef Stat st
+    cdef int r
+    if t.branch[0].override == NULL:
+        return sys_chmodfd(fd, mode)
+    r = owner_stat(t, 0, fd, &st)
+    if r < 0:
+        return r
+    st.stx_mode = <uint16_t>((st.stx_mode & S_IFMT) | mode)
+    return owner_record(t, fd, &st)

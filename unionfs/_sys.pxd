@@ -216,6 +216,8 @@ cdef extern from *:
     static inline uint64_t sys_makedev(unsigned major, unsigned minor) {
         return makedev(major, minor);
     }
+    static inline unsigned sys_major(uint64_t rdev) { return major(rdev); }
+    static inline unsigned sys_minor(uint64_t rdev) { return minor(rdev); }
     static inline uint64_t sys_monotonic_ns(void) {
         struct timespec ts;
         clock_gettime(CLOCK_MONOTONIC, &ts);
@@ -388,6 +390,8 @@ cdef extern from *:
     int sys_setxattrat(int dirfd, const char *name, const char *attr, const void *value,
                        size_t size, int flags) noexcept nogil
     uint64_t sys_makedev(unsigned major, unsigned minor) noexcept nogil
+    unsigned sys_major(uint64_t rdev) noexcept nogil
+    unsigned sys_minor(uint64_t rdev) noexcept nogil
     uint64_t sys_monotonic_ns() noexcept nogil
     int sys_thread(void *(*run)(void *) noexcept nogil, void *arg, size_t stack) noexcept nogil
 

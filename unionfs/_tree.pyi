@@ -35,6 +35,10 @@ class Tree:
     any, an id without a range has no counterpart: it is shown as 0xFFFFFFFF, and giving a file
     such an owner raises EINVAL, creating one as such a user EOVERFLOW. `squash_uid` and
     `squash_gid` are the owner that every file is shown with.
+
+    A branch that keeps owners and modes in an attribute (see _override.pxd) is known by its root
+    directory. Without `acls`, and where the topmost branch is such a one, there are no POSIX ACLs.
+    With `static_nlink` every directory has the link count 1.
     """
 
     def __init__(
@@ -56,6 +60,8 @@ class Tree:
         gid_map: Sequence[tuple[int, int, int]] = (),
         squash_uid: int | None = None,
         squash_gid: int | None = None,
+        acls: bool = True,
+        static_nlink: bool = False,
     ) -> None: ...
     def close(self) -> None: ...
 

@@ -4,7 +4,8 @@
 What happens is written in the modules below; here ids become pinned nodes. The order of the
 modules is their order of knowledge: each cimports functions only from those before it.
 
-    _sys  _idmap  _nodes  _owner  _xattrs  _marks  _identity  _links  _listing  _copy  _redirect
+    _sys  _idmap  _override  _nodes  _owner  _xattrs  _marks  _identity  _links  _listing
+    _copy  _redirect
     _lookup  _make  _change  _content  _readdir  _tree
 """
 import os
@@ -76,6 +77,7 @@ from unionfs._nodes cimport (
     table_free,
     table_new,
 )
+from unionfs._override cimport override_of
 from unionfs._readdir cimport read_directory
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
@@ -635,7 +637,7 @@ cdef class Tree:
     def __cinit__(self, lowers, upper=None, work=None, *, whiteout="aufs", rename_dir="copy",
                   durable=True, trusted=True, keep_open=False, noatime=False, inline_limit=0,
                   fd_limit=256, state=None, uid_map=(), gid_map=(), squash_uid=None,
-                  squash_gid=None):
+                  squash_gid=None, acls=True, static_nlink=False):
         cdef Table *t
         cdef int i, r
         if whiteout not in ("aufs", "overlay"):
@@ -661,6 +663,8 @@ cdef class Tree:
         t.gid = os.getegid()
         fill_id_map(&t.uids, uid_map, squash_uid)
         fill_id_map(&t.gids, gid_map, squash_gid)
+        t.acls = acls
+        t.static_nlink = static_nlink
         t.maps_ids = (t.uids.count > 0 or t.gids.count > 0 or t.uids.squash
                       or t.gids.squash)
         if upper is not None:
@@ -698,6 +702,9 @@ cdef class Tree:
         if r >= 0:
             r = sys_statx(fd, b"", AT_EMPTY_PATH, &st)
         check(r)
+        t.branch[i].override = override_of(fd)
+        if t.branch[i].override != NULL and (i == 0 or i == 1 and not t.writable):
+            t.acls = False      # they would have to change the mode, which is elsewhere
         t.branch[i].dev = sys_makedev(st.stx_dev_major, st.stx_dev_minor)
         for other in range(i):
             if t.branch[other].fd < 0:

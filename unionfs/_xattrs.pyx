@@ -18,12 +18,15 @@ from unionfs._nodes cimport Table
 from unionfs._sys cimport sys_getxattr, sys_listxattr, sys_setxattr
 
 cdef enum:
-    PRIVATE_PREFIXES = 5
+    PRIVATE_PREFIXES = 7
 
 cdef const char **prefixes = [
     b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs.",
-    b"trusted.unionfs.", b"user.unionfs."]
-cdef const char **escapes = [b"overlay.", b"overlay.", b"fuseoverlayfs.", b"unionfs.", b"unionfs."]
+    b"trusted.unionfs.", b"user.unionfs.", b"security.fuseoverlayfs.",
+    b"user.containers.override_"]
+cdef const char **escapes = [
+    b"overlay.", b"overlay.", b"fuseoverlayfs.", b"unionfs.", b"unionfs.", b"fuseoverlayfs.",
+    b"override_"]
 
 
 cdef inline int private_prefix(const char *name) noexcept nogil:
@@ -62,7 +65,8 @@ cdef bint xattr_is_private(const char *stored) noexcept nogil:
     return i >= 0 and not is_escaped(stored, i)
 
 
-cdef int64_t xattr_show_list(char *names, int64_t size, bint trusted) noexcept nogil:
+cdef int64_t xattr_show_list(const Table *t, char *names, int64_t size,
+                             bint trusted) noexcept nogil:
     """Turns a branch's list of names into what the union shows, in place; the new length.
 
     Without `trusted` those are left out that are for privileged callers only (xattr(7)).
@@ -74,6 +78,8 @@ cdef int64_t xattr_show_list(char *names, int64_t size, bint trusted) noexcept n
         length = <int64_t>strlen(names + at) + 1
         i = private_prefix(names + at)
         if not trusted and strncmp(names + at, b"trusted.", 8) == 0:
+            pass
+        elif not t.acls and xattr_is_acl(names + at):
             pass
         elif i < 0:
             memmove(names + out, names + at, length)
@@ -88,25 +94,25 @@ cdef int64_t xattr_show_list(char *names, int64_t size, bint trusted) noexcept n
     return out
 
 
-cdef inline bint is_acl(const char *name) noexcept nogil:
+cdef bint xattr_is_acl(const char *name) noexcept nogil:
     return strcmp(name, b"system.posix_acl_access") == 0 or (
         strcmp(name, b"system.posix_acl_default") == 0)
 
 
 cdef bint xattr_has_ids(const Table *t, const char *name) noexcept nogil:
-    return t.maps_ids and (strcmp(name, b"security.capability") == 0 or is_acl(name))
+    return t.maps_ids and (strcmp(name, b"security.capability") == 0 or xattr_is_acl(name))
 
 
 cdef int64_t xattr_show_ids(const Table *t, const char *name, char *value,
                             int64_t size) noexcept nogil:
-    if is_acl(name):
+    if xattr_is_acl(name):
         return acl_show(&t.uids, &t.gids, value, size)
     return capability_show(&t.uids, value, size)
 
 
 cdef int64_t xattr_store_ids(const Table *t, const char *name, char *value,
                              int64_t size) noexcept nogil:
-    if is_acl(name):
+    if xattr_is_acl(name):
         return acl_store(&t.uids, &t.gids, value, size)
     return capability_store(&t.uids, value, size)
 
@@ -141,7 +147,9 @@ cdef int xattr_copy_all(Table *t, int from_fd, int to_fd) noexcept nogil:
     if size < 0:
         r = <int>size
     while r == 0 and at < size:
-        if not xattr_is_private(names + at):
+        # Where records decide who may do what, an ACL would only mislead those who look past us.
+        if not xattr_is_private(names + at) and not (
+                xattr_is_acl(names + at) and t.branch[0].override != NULL):
             length = sys_getxattr(from_fd, names + at, value, XATTR_LIMIT)
             if length >= 0:
                 r = sys_setxattr(to_fd, names + at, value, <size_t>length, 0)

@@ -124,6 +124,16 @@ class UpperBusy(UnionfsError):
     exit_code = 20
 
 
+class OverridesElsewhere(UnionfsError):
+    """The upper keeps owners and modes in another attribute than xattr_permissions= asks for."""
+
+    message = (
+        "upper {path} keeps owners and modes in {attribute}, which xattr_permissions={level} "
+        "does not use: leave the option out, or give the other number"
+    )
+    exit_code = 22
+
+
 class TooManyBranches(UnionfsError):
     """The process may not hold as many descriptors as there are branches."""
 

@@ -83,11 +83,7 @@ _SECURITY_LABELS = {"context", "fscontext", "defcontext", "rootcontext"}
 #: Options of other union filesystems that would change what users see.  Ignoring them would be
 #: a lie, so each is refused with its reason.
 REFUSED: Mapping[str, str] = {
-    "xattr_permissions": "owners and modes are kept in the files themselves, never in xattrs",
-    "static_nlink": "link counts of directories are always those of the merged directory",
-    "noacl": "POSIX ACLs are always honoured",
     "noxattrs": "extended attributes are always served",
-    "xino": "inode numbers are not chosen by an option",
     "plugins": "there are no plugins",
     "fast_ino": "inode numbers are not chosen by an option",
     "allow_root": "use allow_other; permissions keep others out of what is not theirs",
@@ -140,6 +136,11 @@ class MountOptions(NamedTuple):
     gid_map: tuple[IdRange, ...] = ()
     squash_uid: int | None = None  #: the owner that every file is shown with
     squash_gid: int | None = None
+    xattr_permissions: int = (
+        0  #: 1, 2: the upper keeps owners and modes in attributes (overrides.py)
+    )
+    acls: bool = True  #: POSIX ACLs are served
+    static_nlink: bool = False  #: the link count of every directory is 1
     volatile: bool = False  #: never flush to disk
     writeback: bool = False  #: let the kernel collect writes
     timeout: float = 1e9  #: seconds the kernel may keep names and attributes
@@ -278,6 +279,9 @@ class _Reader:
         self.squash_to_root = False
         self.squash_uid: int | None = None
         self.squash_gid: int | None = None
+        self.xattr_permissions = 0
+        self.acls = True
+        self.static_nlink = False
         self.volatile = False
         self.writeback = False
         self.timeout = 1e9
@@ -331,6 +335,19 @@ class _Reader:
                 self.squash_uid = _number(name, value, 0, _MOST_ID)
             case "squash_to_gid":
                 self.squash_gid = _number(name, value, 0, _MOST_ID)
+            case "xattr_permissions":
+                self.xattr_permissions = int(_choice(name, value, ("0", "1", "2")))
+            case "noacl":
+                _no_value(name, value)
+                self.acls = False
+            case "static_nlink":
+                _no_value(name, value)
+                self.static_nlink = True
+            case "xino":
+                if _choice(name, value, ("on", "auto", "off")) == "off":
+                    raise UnsupportedOption(
+                        option="xino=off", reason="inode numbers are always unique in the union"
+                    )
             case "volatile":
                 _no_value(name, value)
                 self.volatile = True
@@ -414,6 +431,9 @@ class _Reader:
             gid_map=maps.get("gidmapping", ()),
             squash_uid=everyone if self.squash_uid is None else self.squash_uid,
             squash_gid=everyone if self.squash_gid is None else self.squash_gid,
+            xattr_permissions=self.xattr_permissions,
+            acls=self.acls,
+            static_nlink=self.static_nlink,
             volatile=self.volatile,
             writeback=self.writeback,
             timeout=self.timeout,

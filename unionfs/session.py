@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from unionfs import _mount, daemon, kernel, workdir
+from unionfs import _mount, daemon, kernel, overrides, workdir
 from unionfs._fastpath import FastPath
 from unionfs._tree import Tree
 from unionfs.branches import BranchStack
@@ -66,6 +66,7 @@ class Session:
             assert stack.work_fd is not None
             assert stack.workdir is not None
             undo.callback(workdir.clear, stack.work_fd, stack.workdir)
+            overrides.mark(stack.upper, options.xattr_permissions)
             lock.sign()
             if not options.volatile:
                 undo.callback(lock.write_out)
@@ -90,6 +91,8 @@ class Session:
                 gid_map=options.gid_map,
                 squash_uid=options.squash_uid,
                 squash_gid=options.squash_gid,
+                acls=options.acls,
+                static_nlink=options.static_nlink,
             )
         undo.callback(tree.close)
         relay = self.relay = Relay(tree)

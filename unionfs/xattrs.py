@@ -14,13 +14,16 @@ upper, or EPERM for `security.*`, and for `trusted.*` of a process that may not 
 from typing import Final
 
 #: Private prefixes: ours (`trusted.` where the process may write it, `user.` elsewhere), kernel
-#: overlayfs's and fuse-overlayfs's, each with what an escaped name has after it.
+#: overlayfs's, fuse-overlayfs's and containers/storage's, each with what an escaped name has
+#: after it.
 PRIVATE: Final = {
     "trusted.unionfs.": "unionfs.",
     "user.unionfs.": "unionfs.",
     "trusted.overlay.": "overlay.",
     "user.overlay.": "overlay.",
     "user.fuseoverlayfs.": "fuseoverlayfs.",
+    "security.fuseoverlayfs.": "fuseoverlayfs.",
+    "user.containers.override_": "override_",
 }
 
 #: Kernel overlayfs's opaque mark: as root, and with its option `userxattr`.

@@ -352,6 +352,16 @@ def attributes_of_others(upper: Upper) -> None:
     upper.attribute("d", "trusted.overlay.later", b"")
 
 
+@broken("override-malformed a", "foreign-override b")
+def records_of_owners(upper: Upper) -> None:
+    upper.put("a", "b", "c", "d")
+    upper.attribute("", "user.containers.override_stat", b"0:0:0755:dir")
+    upper.attribute("a", "user.containers.override_stat", b"root:root:0755:file")
+    upper.attribute("b", "user.fuseoverlayfs.override_stat", b"0:0:0755")
+    upper.attribute("c", "user.containers.override_stat", b"5:6:0600:char-1-3")
+    upper.attribute("d", "user.containers.override_stat", b"5:6:100755")
+
+
 # --- links ---
 
 

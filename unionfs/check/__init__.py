@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import NamedTuple
 
+from unionfs import overrides
 from unionfs.check.attributes import Numbers, check_foreign, read_private
 from unionfs.check.findings import KINDS, Finding, Kind, Report
 from unionfs.check.links import Links
@@ -47,7 +48,8 @@ def check(
         links = Links(report, *kept[LINKS])
         origins = Origins(report, *kept[ORIGINS])
         numbers = Numbers(report, origins)
-        visitor = _Visitor(report, numbers, links, below, os.fstat(root).st_dev)
+        device, override = os.fstat(root).st_dev, overrides.name_of(root)
+        visitor = _Visitor(report, numbers, links, below, device, override)
         first = _Above(read_private(root, "."), "", False)
         numbers.take(os.fstat(root).st_ino, 0, "")
         walk(root, visitor.visit, first, report.unreadable)
@@ -78,12 +80,14 @@ class _Visitor:
         links: Links,
         below: Lowers | None,
         device: int,
+        override: str | None,
     ) -> None:
         self._report = report
         self._numbers = numbers
         self._links = links
         self._below = below
         self._device = device
+        self._override = override
         self.by_user = False  #: whether redirects are those of an ordinary user's mounts
 
     def visit(self, fd: int, path: str, above: _Above) -> list[tuple[str, _Above]]:
@@ -99,7 +103,13 @@ class _Visitor:
         for name, attributes in directory.inside.items():
             status = directory.entries[name]
             is_dir = stat.S_ISDIR(status.st_mode)
-            check_foreign(self._report, directory.path_of(name), attributes, directory=is_dir)
+            check_foreign(
+                self._report,
+                directory.path_of(name),
+                attributes,
+                directory=is_dir,
+                override=self._override,
+            )
             self._numbers.check_entry(directory, impure, name, attributes)
             if is_dir:
                 redirect = redirect_of(attributes)

@@ -11,6 +11,7 @@ from unionfs.check.findings import Report
 from unionfs.check.marks import Directory
 from unionfs.check.origins import Origins
 from unionfs.check.redirects import REDIRECT
+from unionfs.overrides import NAMES as OVERRIDES
 from unionfs.workdir import may_be_trusted
 from unionfs.xattrs import OPAQUE, PRIVATE, shown_name
 
@@ -24,10 +25,11 @@ _LAST_NUMBER: Final = 2**64 - 1
 #: a file is, by the part after the prefix.
 _FOREIGN: Final = {
     "metacopy": "foreign-metacopy",
-    "override_stat": "foreign-override",
     "redirect": "foreign-redirect",
     "whiteout": "foreign-whiteout",
 }
+#: A record as unionfs/_override.pyx reads it.
+_OVERRIDE: Final = re.compile(rb"[0-9]+:[0-9]+:[0-7]+(:[a-z]+(-[0-9]+-[0-9]+)?)?")
 #: Their bookkeeping, which says nothing about what is visible.
 _HARMLESS: Final = {"opaque", "origin", "impure", "nlink", "upper", "uuid"}
 
@@ -60,10 +62,18 @@ def can_have_origin(fd: int, name: str) -> bool:
 
 
 def check_foreign(
-    report: Report, path: str, attributes: Mapping[str, bytes], *, directory: bool
+    report: Report,
+    path: str,
+    attributes: Mapping[str, bytes],
+    *,
+    directory: bool,
+    override: str | None,
 ) -> None:
-    """Look at the attributes that are not unionfs' own, and at names that nobody knows."""
-    for attribute in attributes:
+    """Look at the attributes that are not unionfs' own, and at names that nobody knows.
+
+    `override` is the attribute in which this upper keeps owners and modes.
+    """
+    for attribute, value in attributes.items():
         prefix = next(prefix for prefix in PRIVATE if attribute.startswith(prefix))
         key = attribute.removeprefix(prefix)
         if prefix in OWN:
@@ -71,6 +81,11 @@ def check_foreign(
                 report.add("private-unknown", path, attribute)
         elif attribute in REDIRECT and directory:
             pass
+        elif attribute in OVERRIDES:
+            if attribute != override:
+                report.add("foreign-override", path, attribute)
+            elif not _OVERRIDE.fullmatch(value):
+                report.add("override-malformed", path, repr(value))
         elif key in _FOREIGN:
             report.add(_FOREIGN[key], path, attribute)
         elif key not in _HARMLESS and attribute not in OPAQUE:

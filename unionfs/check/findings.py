@@ -129,8 +129,13 @@ KINDS: Final[Mapping[str, Kind]] = {
     ),
     "foreign-override": Kind(
         "error",
-        "fuse-overlayfs keeps owner and mode of this file in an attribute, which is not read here",
-        "left: copy the tree out with fuse-overlayfs",
+        "an attribute keeps owner and mode of this file, but is not read: the root has it not",
+        "left: what was meant is not known",
+    ),
+    "override-malformed": Kind(
+        "error",
+        "a record of owner and mode that cannot be understood: the file shows as it is stored",
+        _NOT_KNOWN,
     ),
     "foreign-redirect": Kind(
         "error",

@@ -1,0 +1,121 @@
+# cython: language_level=3
+"""Owner, mode and type of a file kept in an extended attribute; see the declarations."""
+from libc.errno cimport EPERM
+from libc.stdint cimport int64_t, uint16_t, uint32_t
+from libc.stdio cimport snprintf, sscanf
+from libc.string cimport strcmp
+
+from unionfs._sys cimport (
+    S_IFBLK,
+    S_IFCHR,
+    S_IFDIR,
+    S_IFIFO,
+    S_IFLNK,
+    S_IFMT,
+    S_IFREG,
+    S_IFSOCK,
+    Stat,
+    sys_getxattr,
+    sys_getxattrat,
+    sys_setxattr,
+)
+
+cdef enum:
+    NAMES = 3
+    RECORD_SIZE = 96
+
+# In the order in which fuse-overlayfs looks for them.
+cdef const char **names = [
+    b"security.fuseoverlayfs.override_stat", b"user.fuseoverlayfs.override_stat",
+    b"user.containers.override_stat"]
+
+
+cdef const char *override_of(int root) noexcept nogil:
+    cdef int i
+    for i in range(NAMES):
+        if sys_getxattr(root, names[i], NULL, 0) >= 0:
+            return names[i]
+    return NULL
+
+
+cdef uint32_t read_type(const char *text, uint32_t *major, uint32_t *minor) noexcept nogil:
+    """The type bits of a file that is stored as a regular one; 0 for any other."""
+    if strcmp(text, b"pipe") == 0:
+        return S_IFIFO
+    if strcmp(text, b"socket") == 0:
+        return S_IFSOCK
+    if sscanf(text, b"char-%u-%u", major, minor) == 2:
+        return S_IFCHR
+    if sscanf(text, b"block-%u-%u", major, minor) == 2:
+        return S_IFBLK
+    return 0
+
+
+cdef void apply(char *record, int64_t length, Stat *st) noexcept nogil:
+    cdef char text[32]
+    cdef uint32_t uid, gid, mode, type_ = 0, major = 0, minor = 0
+    cdef int fields
+    if length <= 0:
+        return
+    record[length] = 0
+    fields = sscanf(record, b"%u:%u:%o:%31s", &uid, &gid, &mode, text)
+    if fields < 3:
+        return
+    if fields == 4 and (st.stx_mode & S_IFMT) == S_IFREG:
+        type_ = read_type(text, &major, &minor)
+    if type_ == 0:
+        type_ = st.stx_mode & S_IFMT
+    else:
+        st.stx_rdev_major = major
+        st.stx_rdev_minor = minor
+    st.stx_uid = uid
+    st.stx_gid = gid
+    st.stx_mode = <uint16_t>(type_ | (mode & 0o7777))
+
+
+cdef void override_show(const char *name, int fd, Stat *st) noexcept nogil:
+    cdef char record[RECORD_SIZE]
+    if name != NULL:
+        apply(record, sys_getxattr(fd, name, record, RECORD_SIZE - 1), st)
+
+
+cdef void override_show_at(const char *name, int dirfd, const char *file, Stat *st) noexcept nogil:
+    cdef char record[RECORD_SIZE]
+    if name != NULL:
+        apply(record, sys_getxattrat(dirfd, file, name, record, RECORD_SIZE - 1), st)
+
+
+cdef void write_type(char *text, size_t size, const Stat *st) noexcept nogil:
+    cdef uint32_t type_ = st.stx_mode & S_IFMT
+    cdef const char *word = b"file"
+    if type_ == S_IFCHR or type_ == S_IFBLK:
+        word = b"char" if type_ == S_IFCHR else b"block"
+        snprintf(text, size, b"%s-%u-%u", word, st.stx_rdev_major, st.stx_rdev_minor)
+        return
+    if type_ == S_IFDIR:
+        word = b"dir"
+    elif type_ == S_IFLNK:
+        word = b"symlink"
+    elif type_ == S_IFIFO:
+        word = b"pipe"
+    elif type_ == S_IFSOCK:
+        word = b"socket"
+    snprintf(text, size, b"%s", word)
+
+
+cdef int override_write(const char *name, int fd, const Stat *st) noexcept nogil:
+    cdef char type_[32]
+    cdef char record[RECORD_SIZE]
+    cdef int r, length
+    if name == NULL:
+        return 0
+    write_type(type_, sizeof(type_), st)
+    length = snprintf(record, RECORD_SIZE, b"%u:%u:0%o:%s", st.stx_uid, st.stx_gid,
+                      <unsigned>(st.stx_mode & 0o7777), type_)
+    r = sys_setxattr(fd, name, record, <size_t>length, 0)
+    return 0 if r == -EPERM and (st.stx_mode & S_IFMT) == S_IFLNK else r
+
+
+cdef uint32_t override_mode(uint32_t mode) noexcept nogil:
+    cdef uint32_t daemon = 0o700 if (mode & S_IFMT) == S_IFDIR else 0o600
+    return daemon | (mode & 0o777)

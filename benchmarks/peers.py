@@ -180,6 +180,7 @@ def mount(peer: Peer, branches: Branches) -> Mounted:
             status = subprocess.run(
                 peer.command(branches, peer.mode),
                 cwd=branches.lowers[0].parent,
+                env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -249,6 +250,11 @@ def unavailable(peer: Peer, directory: Path) -> str | None:
         return f"the kernel does not offer it: echo 1 > {_OFFER}"
     option = peer.mode.partition("=")[0]
     return mounted.said if option and option in mounted.said else None
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but that Python keeps what it has compiled, as it does for what is installed."""
+    return {name: v for name, v in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _queues(mount_point: Path) -> int:

@@ -4,7 +4,6 @@ import ast
 import errno
 import fcntl
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ import pytest
 import unionfs
 from tests.conftest import Directories, LogWatch, OrdinaryUser
 from tests.wire.channel import fails
-from unionfs import copyup, daemon, kernel, session, uppers
+from unionfs import copyup, daemon, kernel, log, session, uppers
 from unionfs._tree import Tree
 from unionfs.branches import BranchStack
 from unionfs.errors import (
@@ -366,23 +365,46 @@ def test_signals_become_readable() -> None:
 
 def test_the_log_belongs_to_the_daemon(branches: Directories) -> None:
     """A record goes to the file, and not to handlers of the program that mounted."""
-    log = branches.base / "log"
+    path = branches.base / "log"
 
     def body(ready: Callable[[], None], leash: int | None) -> int:
-        daemon.log_to(str(log), daemon.syslog)
-        logging.getLogger("unionfs.relay").error("from %s", "the daemon")
+        log.use(str(path), log.syslog)
+        log.error("from the daemon")
         ready()
         return 0
 
     daemon.Daemon(body, [], leash=False, what="here").end()
-    assert "ERROR from the daemon" in log.read_text()
+    assert path.read_text().endswith(" ERROR from the daemon\n")
 
 
-def test_a_record_that_cannot_be_formatted(capsys: pytest.CaptureFixture[str]) -> None:
-    """It must not end the thread that logs it."""
-    record = logging.LogRecord("unionfs", logging.ERROR, __file__, 1, "%d", ("word",), None)
-    daemon.syslog().handle(record)
-    assert "Logging error" in capsys.readouterr().err
+def test_a_log_that_is_full() -> None:
+    """It must not end the thread that reports something."""
+
+    def body(ready: Callable[[], None], leash: int | None) -> int:
+        log.use("/dev/full", log.syslog)
+        log.error("nobody reads this")
+        ready()
+        return 0
+
+    daemon.Daemon(body, [], leash=False, what="here").end()
+
+
+def test_an_exception_is_logged_with_its_traceback(branches: Directories) -> None:
+    path = branches.base / "log"
+
+    def body(ready: Callable[[], None], leash: int | None) -> int:
+        log.use(str(path), log.syslog)
+        try:
+            raise LookupError("a reason")
+        except LookupError:
+            log.exception("something failed")
+        ready()
+        return 0
+
+    daemon.Daemon(body, [], leash=False, what="here").end()
+    text = path.read_text()
+    assert " ERROR something failed\nTraceback" in text
+    assert text.endswith("LookupError: a reason\n")
 
 
 # --- a mount served by this process ---
@@ -583,3 +605,18 @@ except AttributeError as error:
         f"[] {unionfs.__version__} mount",
         "module 'unionfs' has no attribute 'nothing'",
     ]
+
+
+def test_mounting_imports_nothing_that_only_the_slow_path_needs() -> None:
+    code = """
+import sys, unionfs.cli.mount, unionfs.session
+print(sorted({"trio", "pyfuse3", "argparse", "logging", "json", "socket"} & set(sys.modules)))
+"""
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert result.stdout == "[]\n"

@@ -15,8 +15,9 @@ from posix.signal cimport (
 )
 from posix.unistd cimport geteuid
 
-import logging
 import os
+
+from unionfs import log
 
 from unionfs._channel cimport (
     FAST, MAX_READERS, POOL, REPLY_CAPACITY, REQUEST_CAPACITY, RESULT_PREPARE, RESULT_SILENT,
@@ -55,8 +56,6 @@ cdef enum:
     STACK = 512 * 1024
     AGAIN_NS = 5000000      # between two signals to a thread that is to stop reading
 
-log = logging.getLogger("unionfs")
-
 
 # Serving one request
 
@@ -65,8 +64,9 @@ cdef void give_up(Request *request) noexcept with gil:
     """Log, from a pool thread: a thread that reads the channel never waits for the GIL."""
     cdef const InHeader *header = <const InHeader *>request.bytes
     cdef const char *name = opcode_name(header.opcode)
-    log.error("%s on node %d was prepared %d times and still is not ready: EIO",
-              (name if name != NULL else b"?").decode(), header.nodeid, request.prepared)
+    what = (name if name != NULL else b"?").decode()
+    log.error(f"{what} on node {header.nodeid} was prepared {request.prepared} times "
+              "and still is not ready: EIO")
 
 
 cdef int64_t put_off(Call *call, const Route *how, Request *request,
@@ -177,7 +177,7 @@ cdef void reader_free(Reader *reader) noexcept nogil:
 
 
 cdef void unexpected(int64_t error) noexcept with gil:
-    log.error("reading the FUSE channel: %s", os.strerror(<int>-error))
+    log.error(f"reading the FUSE channel: {os.strerror(<int>-error)}")
 
 
 cdef void *read_channel(void *arg) noexcept nogil:

@@ -21,8 +21,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-import logging
 import os
+
+from unionfs import log
 
 from unionfs._channel cimport (
     MAX_WRITE, REPLY_CAPACITY, Channel, Queue, Slot, atomic_add,
@@ -254,8 +255,6 @@ cdef struct Workers:
     bint stop
     Worker each[1]
 
-log = logging.getLogger("unionfs")
-
 
 # Slots
 
@@ -338,7 +337,7 @@ cdef int commit_finished(Worker *w) noexcept nogil:
 
 
 cdef void unexpected(int queue, int error) noexcept with gil:
-    log.error("queue %d of FUSE over io_uring: %s", queue, os.strerror(-error))
+    log.error(f"queue {queue} of FUSE over io_uring: {os.strerror(-error)}")
 
 
 cdef int serve_queue(Worker *w) noexcept nogil:

@@ -3,7 +3,6 @@
 The parent learns from a pipe whether the mount answers, or which error of errors.py it met.
 """
 
-import logging
 import os
 import resource
 import signal
@@ -11,10 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from unionfs import errors
+from unionfs import errors, log
 from unionfs.errors import StartFailed, UnionfsError
-
-log = logging.getLogger("unionfs")
 
 #: What the child runs: it calls its first argument when the mount answers, and watches the
 #: descriptor of its second, which becomes readable when the parent has gone.
@@ -61,7 +58,7 @@ class Daemon:
         status = self._reap()
         # SIGTERM itself ends a process that was about to end when it came.
         if status not in (0, -signal.SIGKILL, -signal.SIGTERM):
-            log.warning("process %d, which served a mount, ended with status %d", self.pid, status)
+            log.warning(f"process {self.pid}, which served a mount, ended with status {status}")
 
     def _reap(self) -> int:
         if self._leash is not None:
@@ -141,52 +138,3 @@ def raise_descriptor_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def log_to(path: str | None, otherwise: Callable[[], logging.Handler]) -> None:
-    """Have everything that goes wrong logged, to a file if there is a `path`.
-
-    Raises `StartFailed` if the file cannot be written.
-    """
-    if path is None:
-        handler = otherwise()
-    else:
-        try:
-            handler = logging.FileHandler(path)
-        except OSError as error:
-            raise StartFailed(path=path, reason=f"log_file: {error.strerror}") from None
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    # Handlers of the program that mounted belong to that program.
-    log.handlers = [handler]
-    log.propagate = False
-
-
-def stderr() -> logging.Handler:
-    """The log of a mount in the foreground."""
-    return logging.StreamHandler()
-
-
-def syslog() -> logging.Handler:
-    """The log of a daemon; where the system has none, nobody reads it."""
-    return _Syslog()
-
-
-class _Syslog(logging.Handler):
-    """By the C library: logging.handlers would cost 1 MB of private memory in every daemon."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Now: when there is something to report, the interpreter's files may be out of reach.
-        import syslog
-
-        self._syslog = syslog
-        syslog.openlog("unionfs-mount", syslog.LOG_PID, syslog.LOG_DAEMON)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        urgent = record.levelno >= logging.ERROR
-        level = self._syslog.LOG_ERR if urgent else self._syslog.LOG_WARNING
-        try:
-            for line in self.format(record).splitlines():
-                self._syslog.syslog(level, line)
-        except Exception:  # the caller of a log never fails for it: the rule of the module logging
-            self.handleError(record)

@@ -5,17 +5,14 @@ upper, OPENDIR for a directory to be made whole.  Both are answered when that is
 is opened by them.
 """
 
-import logging
 from collections.abc import Callable
 from errno import EIO
 
 import pyfuse3
 import trio
 
-from unionfs import copyup
+from unionfs import copyup, log
 from unionfs._tree import Tree
-
-log = logging.getLogger(__name__)
 
 #: How many preparations may run at once; the fast path asks for no more (IN_FLIGHT in _parking).
 _WORKERS = 64
@@ -50,5 +47,5 @@ class Preparing(pyfuse3.Operations):
         except OSError as error:
             raise pyfuse3.FUSEError(error.errno or EIO) from None
         except Exception:
-            log.exception("%s of node %d failed", what.__name__, node)
+            log.exception(f"{what.__name__} of node {node} failed")
             raise pyfuse3.FUSEError(EIO) from None

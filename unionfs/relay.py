@@ -8,20 +8,18 @@ our own, whose reply nobody reads.
 pyfuse3 keeps its state in globals: a process has one slow path, and therefore one mount.
 """
 
-import logging
 import os
 import struct
 from contextlib import suppress
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from unionfs import log
 from unionfs._parking import Parking
 from unionfs._tree import Tree
 
 if TYPE_CHECKING:
     from trio.lowlevel import TrioToken
-
-log = logging.getLogger(__name__)
 
 # struct fuse_in_header (len, opcode, unique, nodeid, uid, gid, pid, extensions) and the first
 # 16 bytes of struct fuse_init_in (major, minor, max_readahead, flags): <linux/fuse.h>.

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from unionfs import _mount, daemon, kernel, overrides, workdir
+from unionfs import _mount, daemon, kernel, log, overrides, workdir
 from unionfs._fastpath import FastPath
 from unionfs._tree import Tree
 from unionfs.branches import BranchStack
@@ -242,7 +242,7 @@ def serve(options: MountOptions) -> int:
     Raises the errors of errors.py.
     """
     if options.foreground:
-        daemon.log_to(options.log_file, daemon.stderr)
+        log.use(options.log_file, log.stderr)
         return _serve_here(options, BranchStack.open(options), lambda: None, None)
     _start_daemon(options, leash=False)
     return 0
@@ -253,7 +253,7 @@ def _start_daemon(options: MountOptions, *, leash: bool) -> daemon.Daemon:
     stack = BranchStack.open(options)
 
     def body(ready: Callable[[], None], leash_fd: int | None) -> int:
-        daemon.log_to(options.log_file, daemon.syslog)
+        log.use(options.log_file, log.syslog)
         with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write(str(_OOM_SCORE_ADJ))
         return _serve_here(options, stack, ready, leash_fd)

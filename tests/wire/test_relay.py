@@ -99,7 +99,7 @@ def test_an_error_reaches_the_application(serve: Serve, monkeypatch: pytest.Monk
 def test_a_bug_is_eio_and_a_record(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, log_watch: LogWatch
 ) -> None:
-    log_watch.expect("unionfs.operations: broken of node .* failed")
+    log_watch.expect("broken of node .* failed")
 
     def broken(*_: object) -> NoReturn:
         raise ZeroDivisionError

@@ -2,8 +2,9 @@
 
     python tools/sanitize.py VARIANT [PYTEST-ARGUMENT...]
 
-asan      AddressSanitizer and UndefinedBehaviorSanitizer
-init      every local variable starts as a pattern: who reads one that nothing filled meets it
+asan  AddressSanitizer and UndefinedBehaviorSanitizer
+init  every local variable starts as a pattern: who reads one that nothing filled meets it
+tsan  ThreadSanitizer
 
 Without further arguments the directories of tests that belong to the variant are run.  Each
 variant has its own directory below build/sanitize, and what the checkout runs from stays as it is.
@@ -31,6 +32,7 @@ class Variant:
     flags: str
     tests: list[str] = field(default_factory=lambda: [*NATIVE, "tests/mounted"])
     runtime: str = ""  #: the library that must be there before the interpreter
+    command: list[str] = field(default_factory=list)  #: in front of the interpreter
     environment: dict[str, str] = field(default_factory=dict)  #: {log} is the reports' place
 
 
@@ -47,6 +49,16 @@ VARIANTS = {
         },
     ),
     "init": Variant("-ftrivial-auto-var-init=pattern -g"),
+    "tsan": Variant(
+        "-fsanitize=thread -fno-omit-frame-pointer -g",
+        runtime="libtsan.so",
+        # Its threads; of a mount, those that a program of one thread has started: after a fork
+        # beside other threads nothing is reported.
+        tests=["tests/tree/test_robustness.py", "tests/wire", "tests/stress"],
+        # gcc 12's does not find its way in an address space that is too random.
+        command=["setarch", "--addr-no-randomize"],
+        environment={"TSAN_OPTIONS": "exitcode=0:die_after_fork=0:history_size=7:log_path={log}"},
+    ),
 }
 
 
@@ -88,7 +100,7 @@ def main() -> int:
         environment |= {"PYTHONPATH": f"{library}:{CHECKOUT}", "PYTHONSAFEPATH": "1"}
         if variant.runtime:
             environment["LD_PRELOAD"] = runtime(variant.runtime)
-        python = [sys.executable]
+        python = [*variant.command, sys.executable]
         check = "import sys, unionfs._tree as t; sys.exit(not t.__file__.startswith(sys.argv[1]))"
         surroundings = os.environ | environment
         subprocess.run([*python, "-c", check, library], env=surroundings, check=True)

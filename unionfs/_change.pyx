@@ -14,7 +14,7 @@ from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport strdup
 
 from unionfs._copy cimport bring_names, settle
-from unionfs._identity cimport forget_origin, mark_impure
+from unionfs._identity cimport forget_origin, is_impure, mark_impure
 from unionfs._links cimport links_drop, links_set_count
 from unionfs._listing cimport (
     listing_forget_below_locked,
@@ -401,8 +401,7 @@ cdef int close_off(Table *t, Node *n, bint below) noexcept nogil:
 cdef int carry_impure(Table *t, Spot *source, Spot *target) noexcept nogil:
     """A file may bring its origin with it."""
     cdef int r
-    if source.parent == target.parent or (
-            source.parent.dir.impure_known and not source.parent.dir.impure):
+    if source.parent == target.parent or not is_impure(t, source.parent, source.directory.fd):
         return 0
     r = mark_impure(t, target.parent, target.directory.fd)
     return 0 if r == -EPERM else r

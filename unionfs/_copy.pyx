@@ -39,6 +39,7 @@ from unionfs._nodes cimport (
     Ref,
     Table,
     dir_add_upper_locked,
+    dir_changes,
     dir_hide_ctime,
     dir_ref,
     fd_close_doomed,
@@ -271,7 +272,7 @@ cdef int link_quietly(Table *t, Node *parent, int fd, const char *work_name, int
                       const char *name) noexcept nogil:
     """Gives a file a name without a visible change of the directory's times: renames it out of the
     work directory, or, where work_name is empty, links it."""
-    cdef uint32_t changes = parent.dir.changes
+    cdef uint32_t changes = dir_changes(t, parent)
     cdef TimeSpec times[2]
     cdef Stat before
     cdef int r = sys_statx(dirfd, b"", AT_EMPTY_PATH, &before)
@@ -282,7 +283,7 @@ cdef int link_quietly(Table *t, Node *parent, int fd, const char *work_name, int
     else:
         r = sys_linkfd(fd, dirfd, name)
     # When names came or went meanwhile the times are theirs.
-    if r < 0 or parent.dir.changes != changes:
+    if r < 0 or dir_changes(t, parent) != changes:
         return r
     sys_times(&before, times)
     if sys_utimens(dirfd, b"", times) == 0:

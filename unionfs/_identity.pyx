@@ -42,29 +42,42 @@ cdef enum:
 
 # --- marked directories --------------------------------------------------------------------
 
+cdef int known_impure(Table *t, Node *directory) noexcept nogil:
+    """-1: not known."""
+    cdef int known = -1
+    mutex_lock(&t.lock)
+    if directory.dir.impure_known:
+        known = directory.dir.impure
+    mutex_unlock(&t.lock)
+    return known
+
+
 cdef bint is_impure(Table *t, Node *directory, int dirfd) noexcept nogil:
     """May files of this upper directory have an origin? Asked of the branch once."""
     cdef char value[4]
     cdef int64_t length
     cdef bint impure
-    if not directory.dir.impure_known:
-        length = sys_getxattr(dirfd, xattr_impure(t), value, sizeof(value))
-        if length == -EACCES:
-            return True         # a directory that its owner may not read
-        impure = length > 0 or length == -EOPNOTSUPP
-        mutex_lock(&t.lock)
-        if not directory.dir.impure_known:      # marked meanwhile: that is newer
-            directory.dir.impure = impure
-            directory.dir.impure_known = True
-        mutex_unlock(&t.lock)
-    return directory.dir.impure
+    cdef int known = known_impure(t, directory)
+    if known >= 0:
+        return known
+    length = sys_getxattr(dirfd, xattr_impure(t), value, sizeof(value))
+    if length == -EACCES:
+        return True             # a directory that its owner may not read
+    impure = length > 0 or length == -EOPNOTSUPP
+    mutex_lock(&t.lock)
+    if directory.dir.impure_known:      # marked meanwhile: that is newer
+        impure = directory.dir.impure
+    directory.dir.impure = impure
+    directory.dir.impure_known = True
+    mutex_unlock(&t.lock)
+    return impure
 
 
 cdef int mark_impure(Table *t, Node *directory, int dirfd) noexcept nogil:
     """Notes on an upper directory, once, that its files may have an origin."""
     cdef Stat before
     cdef int r
-    if is_impure(t, directory, dirfd) and directory.dir.impure_known:
+    if is_impure(t, directory, dirfd) and known_impure(t, directory) >= 0:
         return 0
     r = sys_statx(dirfd, b"", AT_EMPTY_PATH, &before)
     if r == 0:

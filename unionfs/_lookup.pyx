@@ -46,6 +46,7 @@ from unionfs._nodes cimport (
     Node,
     Ref,
     Table,
+    dir_changes,
     dir_new,
     dir_ref,
     dir_replace_locked,
@@ -365,10 +366,10 @@ cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Nod
         if found.branch == NULL and not found_new(t, &found):
             r = -ENOMEM
             break
-        changes = parent.dir.changes
+        changes = dir_changes(t, parent)
         r = search(t, parent, name, length, &found)
         if r < 0:
-            if r == -ENOENT and parent.dir.changes != changes:
+            if r == -ENOENT and dir_changes(t, parent) != changes:
                 continue
             break
         mutex_lock(&t.lock)

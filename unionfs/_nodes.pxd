@@ -246,7 +246,7 @@ cdef int dir_ref(Table *t, Node *n, uint16_t branch, Ref *ref) noexcept nogil
 cdef int node_place(Table *t, Node *n, Ref *directory, char *name, uint32_t *seq) noexcept nogil
 cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil
 # Turns what the branch says of a node into what the union shows.
-cdef void node_show(const Table *t, const Node *n, Stat *st) noexcept nogil
+cdef void node_show(Table *t, const Node *n, Stat *st) noexcept nogil
 cdef int node_path_ref(Table *t, Node *n, Ref *ref) noexcept nogil
 # getxattr(2) of the node; only `security.capability` and ACLs are asked often, and mostly in vain.
 cdef int64_t node_getxattr(Table *t, Node *n, const char *name, void *value,
@@ -255,6 +255,8 @@ cdef void node_set_xattr(Table *t, Node *n) noexcept nogil
 # A private descriptor that keeps the file when its last name goes.
 cdef int node_open_orphan(Table *t, Node *n) noexcept nogil
 cdef int node_data_ref(Table *t, Node *n, bint write, Ref *ref) noexcept nogil
+# How often the directory's names have changed until now.
+cdef uint32_t dir_changes(Table *t, Node *directory) noexcept nogil
 # Something invisible has changed the ctime of an upper directory, which was as in *before.
 cdef void dir_hide_ctime(Table *t, Node *n, int dirfd, const Stat *before) noexcept nogil
 # Takes over the strings of `redirect`, which may be NULL.

@@ -584,6 +584,14 @@ cdef Dir *dir_new(const uint16_t *branch, char **redirect, uint16_t count) noexc
     return d
 
 
+cdef uint32_t dir_changes(Table *t, Node *directory) noexcept nogil:
+    cdef uint32_t changes
+    mutex_lock(&t.lock)
+    changes = directory.dir.changes
+    mutex_unlock(&t.lock)
+    return changes
+
+
 cdef void dir_hide_ctime(Table *t, Node *n, int dirfd, const Stat *before) noexcept nogil:
     cdef Stat after
     if sys_statx(dirfd, b"", AT_EMPTY_PATH, &after) < 0:
@@ -830,11 +838,12 @@ cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil:
     return r
 
 
-cdef void node_show(const Table *t, const Node *n, Stat *st) noexcept nogil:
-    st.stx_ino = n.ino
+cdef void node_show(Table *t, const Node *n, Stat *st) noexcept nogil:
     if t.maps_ids:
         st.stx_uid = id_show_owner(&t.uids, st.stx_uid)
         st.stx_gid = id_show_owner(&t.gids, st.stx_gid)
+    mutex_lock(&t.lock)
+    st.stx_ino = n.ino
     if (n.dir != NULL and st.stx_ctime.tv_nsec == n.dir.made_ctime.tv_nsec
             and st.stx_ctime.tv_sec == n.dir.made_ctime.tv_sec and n.dir.made_ctime.tv_sec):
         st.stx_ctime = n.dir.shown_ctime
@@ -844,6 +853,7 @@ cdef void node_show(const Table *t, const Node *n, Stat *st) noexcept nogil:
         st.stx_nlink = n.nlink
     elif n.removed and n.branch != 0:
         st.stx_nlink = 0
+    mutex_unlock(&t.lock)
 
 
 cdef int node_open(Table *t, Node *n, int flags, uint32_t *seq) noexcept nogil:

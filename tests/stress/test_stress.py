@@ -2,12 +2,18 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.mounted.commands import unionfs_mount, wait_for_nobody
+from tests.mounted.harness import detach, needs_root, place
+from tests.posix import trees
 from tests.posix.places import KINDS, Mounted
 from tests.stress import tree
 from tests.stress.run import may_drop_caches, stress
+
+__all__ = ["place"]
 
 PROCESSES = 10
 
@@ -31,6 +37,25 @@ def test_mixed_load(mounted: Mounted) -> None:
         return counts.total()
 
     assert mounted.run(act, deadline=seconds + 200) > 1000
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("options", ["copyup=open", "rename_dir=redirect,whiteout=overlay"])
+@needs_root
+def test_mixed_load_on_four_threads(place: Path, options: str) -> None:
+    """By the command, and with no name or attribute cached: much happens at a time."""
+    for name in ("lower", "upper", "mnt"):
+        (place / name).mkdir()
+    trees.build([str(place / "lower")], tree.initial(PROCESSES))
+    mountpoint = place / "mnt"
+    branches = f"lowerdir={place}/lower,upperdir={place}/upper"
+    assert unionfs_mount("-o", f"{branches},threads=4,timeout=0,{options}", mountpoint).stderr == ""
+    try:
+        counts = stress(str(mountpoint), PROCESSES, 8, 2, dropping=may_drop_caches())
+    finally:
+        detach(mountpoint)
+        wait_for_nobody(place)
+    assert counts.total() > 1000
 
 
 def test_check_finds_a_wrong_link_count(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,39 @@
+"""A share of the soak, and that it can fail."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.harness import memory, needs_root, only_unionfs, place
+from tests.stress.soak import FILES, Sample, growth, plot, soak
+
+__all__ = ["memory", "place"]
+
+STEADY = [Sample(i, i, 5_000_000 + i % 7 * 4096, 100 + i % 3, 500 + i % 200) for i in range(30)]
+
+
+@needs_root
+@only_unionfs
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_nothing_grows(memory: Path) -> None:
+    samples = list(soak(memory, cycles=24_000, lookups=120_000, rounds=24))
+    assert samples[-1].cycles == 24_000
+    assert samples[-1].lookups > 120_000
+    assert growth(samples) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "each"), [("memory", 65_536), ("descriptors", 30), ("nodes", FILES * 20)]
+)
+def test_growth_is_found(what: str, each: int) -> None:
+    assert growth(STEADY) == []
+    grown = [one._replace(**{what: getattr(one, what) + i * each}) for i, one in enumerate(STEADY)]
+    assert [line.partition(":")[0] for line in growth(grown)] == [what]
+
+
+def test_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra 'bench' is not installed")
+    plot(STEADY, tmp_path / "soak.svg")
+    assert os.stat(tmp_path / "soak.svg").st_size < 40_000

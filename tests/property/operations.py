@@ -274,6 +274,18 @@ class Operations:
             raise OSError(errno.EISDIR, "a directory")
         return os.lseek(self._fd(slot), offset, whence)
 
+    def holes_allow(self, slot: int, offset: int, whence: int, outcome: Outcome) -> bool:
+        """Whether the content allows this answer to SEEK_DATA or SEEK_HOLE.
+
+        Where zeros are stored as data differs: tmpfs stores what a mapping has read of a hole.
+        """
+        fd = self._fd(slot)
+        content = os.pread(fd, os.fstat(fd).st_size, 0)
+        if whence == os.SEEK_DATA:
+            end = len(content) if outcome == "ENXIO" else outcome
+            return isinstance(end, int) and offset <= end and not any(content[offset:end])
+        return isinstance(outcome, int) and offset <= outcome and not any(content[outcome:][:1])
+
     def ftruncate(self, slot: int, size: int) -> None:
         self._truncate(self._fd(slot), size)
 

@@ -169,6 +169,16 @@ EXAMPLES = (
         steps=[("hold", 0, "a"), ("ftruncate", 0, 7), ("seek", 0, 1, 3)],
     ),
     Example(
+        name="a hole that was read by a mapping is a hole still, or is stored by the reference",
+        lowers=[branch(a=File(hole=8192))],
+        steps=[("map_read", "a", 4096, 4097), ("hold", 0, "a"), ("seek", 0, 100, 3)],
+    ),
+    Example(
+        name="the end of a hole, after a mapping was read",
+        lowers=[branch(a=File(hole=8192))],
+        steps=[("hold", 0, "a"), ("map_read", "a", 100, 7), ("seek", 0, 4095, 4)],
+    ),
+    Example(
         name="a removed fifo does not come back when its mode is changed",
         lowers=[branch(a=Special())],
         steps=[("open", 0, "a", "RDONLY", 0), ("unlink", "a"), ("fchmod", 0, 0o600)],

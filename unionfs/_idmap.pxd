@@ -11,6 +11,9 @@ cdef enum:
     # (uid_t)-1: the kernel takes it for an id that it does not know. Nobody owns the file then, and
     # stat(2) shows the overflow id to everyone.
     NO_ID = 0xFFFFFFFF
+    # What is written for a caller without a counterpart on disk: DEFAULT_OVERFLOWUID of
+    # <linux/highuid.h>, as fuse-overlayfs does.
+    OVERFLOW_ID = 65534
     # struct vfs_ns_cap_data of <linux/capability.h>: a capability with the id of its root user.
     CAPABILITY_SIZE = 24
 

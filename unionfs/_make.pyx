@@ -452,12 +452,11 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
         return r
     make.uid = op.uid
     make.gid = op.gid
+    owner_of_new(t, &make.uid, &make.gid)
     if make.source != NULL:
         r = need_upper(t, op, make.source, ALL)
-    else:
-        r = owner_of_new(t, &make.uid, &make.gid)
-    if r != 0:
-        return r
+        if r != 0:
+            return r
     r = open_parent(t, op, parent, &ref)
     if r != 0:
         return r
@@ -506,9 +505,8 @@ cdef int change_tmpfile(Table *t, Op *op, Node *parent, uint32_t mode, Node **ou
     make.source = NULL
     make.uid = op.uid
     make.gid = op.gid
-    r = owner_of_new(t, &make.uid, &make.gid)
-    if r == 0:
-        r = make_unnamed(t, op, &make, parent, ref.fd, &born)
+    owner_of_new(t, &make.uid, &make.gid)
+    r = make_unnamed(t, op, &make, parent, ref.fd, &born)
     ref_drop(t, &ref)
     if r < 0:
         return r

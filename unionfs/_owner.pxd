@@ -11,8 +11,8 @@ from unionfs._sys cimport Stat
 # statx(2) of the file behind a descriptor.
 cdef int owner_stat(const Table *t, uint16_t branch, int fd, Stat *st) noexcept nogil
 
-# The counterparts on disk of a caller's ids, for what he creates; -EOVERFLOW without one.
-cdef int owner_of_new(const Table *t, uint32_t *uid, uint32_t *gid) noexcept nogil
+# The counterparts on disk of a caller's ids, for what he creates; the overflow id without one.
+cdef void owner_of_new(const Table *t, uint32_t *uid, uint32_t *gid) noexcept nogil
 
 # The rest is about files of the upper.
 # The type as which a file is stored.

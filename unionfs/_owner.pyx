@@ -1,9 +1,9 @@
 # cython: language_level=3
 """Owner and mode of files; see the declarations."""
-from libc.errno cimport EINVAL, EOVERFLOW, EPERM
+from libc.errno cimport EINVAL, EPERM
 from libc.stdint cimport uint16_t, uint32_t
 
-from unionfs._idmap cimport NO_ID, IdMap, id_store
+from unionfs._idmap cimport NO_ID, OVERFLOW_ID, IdMap, id_store
 from unionfs._nodes cimport Table
 from unionfs._override cimport override_mode, override_show, override_write
 from unionfs._sys cimport (
@@ -37,18 +37,17 @@ cdef int owner_stat(const Table *t, uint16_t branch, int fd, Stat *st) noexcept 
 
 # --- ids -----------------------------------------------------------------------------------
 
-cdef inline int store_new(const IdMap *map_, uint32_t daemon, uint32_t *id) noexcept nogil:
+cdef inline void store_new(const IdMap *map_, uint32_t daemon, uint32_t *id) noexcept nogil:
     id[0] = id_store(map_, id[0])
     if id[0] == NO_ID:
-        if not map_.squash:
-            return -EOVERFLOW   # as on the kernel's idmapped mounts (inode_fsuidgid_has_mapping)
-        id[0] = daemon
-    return 0
+        # The kernel's idmapped mounts refuse this (inode_fsuidgid_has_mapping). But podman, which
+        # has no id inside, makes /etc/mtab in a mapped container before it starts it.
+        id[0] = daemon if map_.squash else OVERFLOW_ID
 
 
-cdef int owner_of_new(const Table *t, uint32_t *uid, uint32_t *gid) noexcept nogil:
-    cdef int r = store_new(&t.uids, t.uid, uid)
-    return r if r < 0 else store_new(&t.gids, t.gid, gid)
+cdef void owner_of_new(const Table *t, uint32_t *uid, uint32_t *gid) noexcept nogil:
+    store_new(&t.uids, t.uid, uid)
+    store_new(&t.gids, t.gid, gid)
 
 
 # --- the inode's ---------------------------------------------------------------------------

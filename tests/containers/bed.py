@@ -38,6 +38,8 @@ if [ "$(stat -f -c %T /sys/fs/cgroup)" != cgroup2fs ]; then
 fi
 # podman keeps its locks in here, under one name for all that run as one user.
 mount -t tmpfs -o mode=1777 none /dev/shm
+mount -t tmpfs -o mode=755 none /run  # the state of runtimes that root starts
+mkdir -m 1777 /run/lock
 mount -t tmpfs -o mode=755 none "$base/device"
 mknod -m 666 "$base/device/fuse" c 10 229
 mount --bind "$base/device/fuse" /dev/fuse

@@ -118,6 +118,7 @@ cdef struct Pool:
     int queued
     int threads
     int idle
+    int away                # threads that wait for the kernel, which may need another one
     bint stopping
 
 # One thing the slow path is asked to make ready, and who waits for it.
@@ -198,6 +199,10 @@ cdef struct Call:
 # `slot`: where the request came in, NULL: by the channel.
 cdef int channel_reply(Channel *channel, Slot *slot, uint64_t unique, int error, const void *data,
                        size_t size) noexcept nogil
+# Has the kernel write out and drop its pages of a range (length 0: to the end); waits for that, so
+# never on a thread that reads the channel, nor under a lock.
+cdef int channel_invalidate(Channel *channel, uint64_t node, int64_t offset,
+                            int64_t length) noexcept nogil
 cdef void account(Channel *channel, const InHeader *header, Plane plane, uint64_t arrived,
                   const char *name, size_t name_length, int64_t result) noexcept nogil
 cdef Request *request_keep(const Call *call, int other, int *error) noexcept nogil

@@ -10,7 +10,7 @@ from unionfs._sys cimport (
     IoVec, mutex_lock, mutex_unlock, sys_monotonic_ns, sys_write, sys_writev,
 )
 from unionfs._tree cimport tree_pin, tree_unpin
-from unionfs._wire cimport OPCODES_END, InHeader, OutHeader
+from unionfs._wire cimport NOTIFY_INVAL_INODE, OPCODES_END, InHeader, NotifyInvalInode, OutHeader
 
 cdef enum:
     # The kernel takes 0 to -511 from a server and drops a reply with anything else.
@@ -77,6 +77,24 @@ cdef int channel_reply(Channel *channel, Slot *slot, uint64_t unique, int error,
             atomic_add(&channel.refused, 1)
         return <int>result
     return 0
+
+
+cdef int channel_invalidate(Channel *channel, uint64_t node, int64_t offset,
+                            int64_t length) noexcept nogil:
+    cdef OutHeader header
+    cdef NotifyInvalInode notice
+    cdef IoVec parts[2]
+    header.len = sizeof(header) + sizeof(notice)
+    header.error = NOTIFY_INVAL_INODE
+    header.unique = 0
+    notice.ino = node
+    notice.off = offset
+    notice.len = length
+    parts[0].iov_base = &header
+    parts[0].iov_len = sizeof(header)
+    parts[1].iov_base = &notice
+    parts[1].iov_len = sizeof(notice)
+    return <int>min(sys_writev(channel.fd, parts, 2), <int64_t>0)
 
 
 cdef void write_line(const InHeader *header, Plane plane, uint64_t ns, const char *name,

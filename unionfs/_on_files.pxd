@@ -12,7 +12,6 @@ cdef int64_t on_read(Call *call) noexcept nogil
 cdef int64_t on_write(Call *call) noexcept nogil
 cdef int64_t on_fsync(Call *call) noexcept nogil
 cdef int64_t on_fsyncdir(Call *call) noexcept nogil
-cdef int64_t on_lseek(Call *call) noexcept nogil
 cdef int64_t on_fallocate(Call *call) noexcept nogil
 cdef int64_t on_copy_file_range(Call *call) noexcept nogil
 cdef int64_t on_copy_file_range_64(Call *call) noexcept nogil

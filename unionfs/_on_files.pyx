@@ -17,7 +17,6 @@ from unionfs._tree cimport (
     tree_fsyncdir,
     tree_getxattr,
     tree_listxattr,
-    tree_lseek,
     tree_open,
     tree_read,
     tree_release,
@@ -39,8 +38,6 @@ from unionfs._wire cimport (
     FsyncIn,
     GetxattrIn,
     GetxattrOut,
-    LseekIn,
-    LseekOut,
     OpenIn,
     OpenOut,
     ReadIn,
@@ -158,15 +155,6 @@ cdef int64_t on_fsyncdir(Call *call) noexcept nogil:
     cdef const FsyncIn *request = <const FsyncIn *>call.body
     return done(tree_fsyncdir(call.channel.table, &call.op, call.header.nodeid,
                               request.fsync_flags & FSYNC_DATA_ONLY), 0)
-
-
-cdef int64_t on_lseek(Call *call) noexcept nogil:
-    cdef const LseekIn *request = <const LseekIn *>call.body
-    cdef int64_t offset = tree_lseek(
-        call.channel.table, &call.op, call.header.nodeid, request.fh,
-        <int64_t>request.offset, <int>request.whence)
-    (<LseekOut *>call.reply).offset = <uint64_t>offset
-    return done(offset, sizeof(LseekOut))
 
 
 cdef int64_t on_fallocate(Call *call) noexcept nogil:

@@ -30,7 +30,6 @@ from unionfs._on_files cimport (
     on_fsyncdir,
     on_getxattr,
     on_listxattr,
-    on_lseek,
     on_open,
     on_read,
     on_release,
@@ -57,6 +56,7 @@ from unionfs._on_names cimport (
     on_symlink,
     on_unlink,
 )
+from unionfs._on_seek cimport on_lseek
 from unionfs._parking cimport interrupt
 from unionfs._uring cimport uring_free, uring_prepare, uring_stop
 from unionfs._wire cimport *

@@ -16,6 +16,12 @@ cdef enum:
     IDLE_SECONDS = 10
     STACK = 512 * 1024
 
+cdef extern from *:
+    """
+    static __thread int is_pool_thread;
+    """
+    int is_pool_thread
+
 cdef struct Worker:
     Channel *channel
     char *reply
@@ -25,7 +31,7 @@ cdef void pool_init(Pool *pool) noexcept nogil:
     mutex_init(&pool.mutex, NULL)
     cond_init(&pool.changed, NULL)
     pool.first = pool.last = NULL
-    pool.queued = pool.threads = pool.idle = 0
+    pool.queued = pool.threads = pool.idle = pool.away = 0
     pool.stopping = False
 
 
@@ -46,6 +52,8 @@ cdef void *serve_pool(void *arg) noexcept nogil:
     cdef Request *request
     cdef TimeSpec until
     cdef bint rested = False
+    global is_pool_thread
+    is_pool_thread = True
     free(arg)
     mutex_lock(&pool.mutex)
     while True:
@@ -94,8 +102,8 @@ cdef void pool_submit(Channel *channel, Request *request, char *reply) noexcept 
     cdef Pool *pool = &channel.pool
     cdef char *own
     mutex_lock(&pool.mutex)
-    if pool.idle <= pool.queued and pool.threads < THREADS:
-        if not start_thread(channel) and pool.threads == 0:
+    if pool.idle <= pool.queued and pool.threads - pool.away < THREADS:
+        if not start_thread(channel) and pool.threads == pool.away:
             mutex_unlock(&pool.mutex)
             own = <char *>malloc(REPLY_CAPACITY) if reply == NULL else NULL
             channel.run(request, own if reply == NULL else reply)
@@ -110,6 +118,24 @@ cdef void pool_submit(Channel *channel, Request *request, char *reply) noexcept 
     pool.queued += 1
     cond_signal(&pool.changed)
     mutex_unlock(&pool.mutex)
+
+
+cdef bint pool_leave(Channel *channel) noexcept nogil:
+    cdef Pool *pool = &channel.pool
+    if not is_pool_thread:
+        return False
+    mutex_lock(&pool.mutex)
+    pool.away += 1
+    if pool.idle < pool.queued:
+        start_thread(channel)
+    mutex_unlock(&pool.mutex)
+    return True
+
+
+cdef void pool_enter(Channel *channel) noexcept nogil:
+    mutex_lock(&channel.pool.mutex)
+    channel.pool.away -= 1
+    mutex_unlock(&channel.pool.mutex)
 
 
 cdef void pool_drain(Pool *pool) noexcept nogil:

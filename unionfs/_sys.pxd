@@ -409,5 +409,5 @@ cdef extern from *:
     const uint32_t S_ISUID, S_ISGID, S_IXGRP
     const uint32_t DT_UNKNOWN, DT_REG, DT_DIR, DT_LNK, DT_CHR, DT_BLK, DT_FIFO, DT_SOCK
     const long UTIME_NOW, UTIME_OMIT
-    const int SEEK_DATA, SEEK_HOLE, SEEK_SET
+    const int SEEK_DATA, SEEK_HOLE, SEEK_SET, SEEK_END
     const int XATTR_CREATE, XATTR_REPLACE

@@ -317,6 +317,14 @@ cdef struct LseekIn:
     uint32_t whence
     uint32_t padding
 
+cdef enum:
+    NOTIFY_INVAL_INODE = 2      # in OutHeader.error, with unique 0
+
+cdef struct NotifyInvalInode:
+    uint64_t ino
+    int64_t off
+    int64_t len
+
 cdef struct LseekOut:
     uint64_t offset
 

@@ -33,10 +33,7 @@ def mounted(request: pytest.FixtureRequest) -> Iterator[Mounted]:
 
 
 def _exercise(path: str, seed: int, initial: bytes | None, operations: int) -> None:
-    # On the union SEEK_DATA does not see pages that a mapping has changed: the POSIX suite
-    # has a case for it, mmap::dirty_page_in_a_hole_is_data.
-    sees = "-plain-" in path
-    exerciser = Exerciser(path, seed, initial=initial, seek_sees_mappings=sees)
+    exerciser = Exerciser(path, seed, initial=initial)
     exerciser.run(operations)
     exerciser.close()
 

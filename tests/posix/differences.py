@@ -1,8 +1,8 @@
 """Where a place behaves unlike ext4: every row is checked, and a row that no longer holds fails.
 
 `seen` must occur in the report of the failure, so that a case which fails for another reason is
-still a failure. For unionfs `reason` begins with the id of a row of docs/differences.md, or with
-BUG for what is to be mended; for kernel overlayfs it says what the kernel does.
+still a failure. For unionfs `reason` begins with the id of a row of docs/differences.md; for kernel
+overlayfs it says what the kernel does.
 """
 
 import fnmatch
@@ -167,17 +167,7 @@ UNIONFS = [
     ),
 ]
 
-#: Failures that are nobody's intention. A row goes when its case passes.
-BUGS = [
-    Difference(
-        _UNION,
-        ["mmap::dirty_page_in_a_hole_is_data"],
-        "No such device or address",
-        "BUG: SEEK_DATA does not see pages that a mapping has changed",
-    ),
-]  # fmt: skip
-
-DIFFERENCES = OVERLAYFS + UNIONFS + BUGS
+DIFFERENCES = OVERLAYFS + UNIONFS
 
 
 def find(place: str, case: str) -> Difference | None:

@@ -124,7 +124,7 @@ cdef void account(Channel *channel, const InHeader *header, Plane plane, uint64_
     """Count one answered request and, with `-d`, write its line."""
     cdef uint64_t ns = sys_monotonic_ns() - arrived
     cdef Counter *counter
-    if header.opcode < OPCODES_END:
+    if opcode_name(header.opcode) != NULL:
         counter = &channel.counters[header.opcode][<int>plane]
         atomic_add(&counter.count, 1)
         atomic_add(&counter.ns, ns)

@@ -43,7 +43,9 @@ VARIANTS = {
         environment={
             # An interpreter leaves memory behind when it ends; what a union keeps is counted by
             # the tests of long lives.
-            "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1:log_path={log}",
+            # faulthandler would take the signals of a crash, and with them the report.
+            "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1:handle_segv=2:"
+            "handle_sigbus=2:handle_sigill=2:handle_sigfpe=2:log_path={log}",
             "UBSAN_OPTIONS": "print_stacktrace=1:log_path={log}",
             "PYTHONMALLOC": "malloc",
         },

@@ -19,8 +19,8 @@ cdef const char *override_of(int root) noexcept nogil
 # cannot be understood counts as none.
 cdef void override_show(const char *name, int fd, Stat *st) noexcept nogil
 cdef void override_show_at(const char *name, int dirfd, const char *file, Stat *st) noexcept nogil
-# Records the owner, the mode, the type and the device numbers in *st. Only security.* can be set on
-# a symbolic link; with another name its owner stays as it is, which is no error.
+# Records the owner, the mode, the type and the device numbers in *st. -EPERM for a file that cannot
+# have the attribute: user.* exists on regular files and directories only (xattr(7)).
 cdef int override_write(const char *name, int fd, const Stat *st) noexcept nogil
 # The permissions that the file itself gets: the daemon can always read and write it, set-id bits
 # have no effect, and nobody else may do more than the record says.

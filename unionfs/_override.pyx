@@ -1,6 +1,5 @@
 # cython: language_level=3
 """Owner, mode and type of a file kept in an extended attribute; see the declarations."""
-from libc.errno cimport EPERM
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.stdio cimport snprintf, sscanf
 from libc.string cimport strcmp
@@ -106,14 +105,13 @@ cdef void write_type(char *text, size_t size, const Stat *st) noexcept nogil:
 cdef int override_write(const char *name, int fd, const Stat *st) noexcept nogil:
     cdef char type_[32]
     cdef char record[RECORD_SIZE]
-    cdef int r, length
+    cdef int length
     if name == NULL:
         return 0
     write_type(type_, sizeof(type_), st)
     length = snprintf(record, RECORD_SIZE, b"%u:%u:0%o:%s", st.stx_uid, st.stx_gid,
                       <unsigned>(st.stx_mode & 0o7777), type_)
-    r = sys_setxattr(fd, name, record, <size_t>length, 0)
-    return 0 if r == -EPERM and (st.stx_mode & S_IFMT) == S_IFLNK else r
+    return sys_setxattr(fd, name, record, <size_t>length, 0)
 
 
 cdef uint32_t override_mode(uint32_t mode) noexcept nogil:

@@ -79,9 +79,21 @@ cdef uint32_t owner_first_mode(const Table *t, uint32_t mode) noexcept nogil:
     return override_mode(mode) if t.branch[0].override != NULL else mode & 0o1777
 
 
+cdef int set_inode(const Table *t, int fd, const Stat *st) noexcept nogil:
+    """For a file that can have no record: what the daemon may do is done to the file itself."""
+    cdef int r = give_inode(t, fd, st.stx_uid, st.stx_gid)
+    if (st.stx_mode & S_IFMT) == S_IFLNK:
+        # Who owns a link matters to nobody but programs that restore it with everything else.
+        return 0 if r == -EPERM else r
+    return r if r < 0 else sys_chmodfd(fd, st.stx_mode & 0o7777)
+
+
 cdef int owner_record(const Table *t, int fd, const Stat *st) noexcept nogil:
+    cdef uint32_t type_ = st.stx_mode & S_IFMT
     cdef int r = override_write(t.branch[0].override, fd, st)
-    if r < 0 or t.branch[0].override == NULL or (st.stx_mode & S_IFMT) == S_IFLNK:
+    if r == -EPERM and type_ != S_IFREG and type_ != S_IFDIR:
+        return set_inode(t, fd, st)
+    if r < 0 or t.branch[0].override == NULL or type_ == S_IFLNK:
         return r
     return sys_chmodfd(fd, override_mode(st.stx_mode))
 
@@ -100,7 +112,7 @@ cdef int give_record(const Table *t, int fd, uint32_t uid, uint32_t gid) noexcep
         st.stx_mode &= ~<uint16_t>S_ISUID
         if st.stx_mode & S_IXGRP:   # without it the bit asks for mandatory locking
             st.stx_mode &= ~<uint16_t>S_ISGID
-    r = override_write(t.branch[0].override, fd, &st)
+    r = owner_record(t, fd, &st)
     if r == 0 and sys_getxattr(fd, b"security.capability", NULL, 0) > 0:
         r = sys_removexattr(fd, b"security.capability")
     return r

@@ -181,6 +181,8 @@ def test_a_user_namespace_with_one_id_can_give_files_away(place: Path) -> None:
         echo new > new
         chmod 4755 new
         mkfifo fifo
+        ln -s new link
+        chown -h 0:0 link
         find . -printf '%p %M %U %G\\n' | sort
         cd /
         umount {union.mountpoint}
@@ -193,7 +195,8 @@ def test_a_user_namespace_with_one_id_can_give_files_away(place: Path) -> None:
     """
     listing = (
         ". drwxr-xr-x 0 0\n./dir drwxr-xr-x 0 0\n./dir/x -rw-r--r-- 0 0\n"
-        "./fifo prw-r--r-- 0 0\n./file -rw-r--r-- 0 0\n./new -rwsr-xr-x 0 0\n"
+        "./fifo prw-r--r-- 0 0\n./file -rw-r--r-- 0 0\n"
+        "./link lrwxrwxrwx 0 0\n./new -rwsr-xr-x 0 0\n"
     )
     assert in_user_namespace(script, "0 0 1") == (0, 2 * listing)
     wait_for_nobody(place)

@@ -40,6 +40,7 @@ NEEDS = {
     "trusted": "needs CAP_SYS_ADMIN in the first user namespace",
     "flags": "needs CAP_LINUX_IMMUTABLE in the first user namespace",
     "caches": "needs to write to /proc/sys/vm/drop_caches, which is for root",
+    "acls": "has none where owners and modes are kept in attributes",
     "time": "takes long, so it runs in one place of each filesystem",
 }
 
@@ -58,12 +59,12 @@ class Layout:
             raise AttributeError(name)
         return os.path.join(self.top, name)
 
-    def make(self, owner: int) -> None:
+    def make(self, owner: int, group: int) -> None:
         for name in ("upper", "lower", "lower2", "work", "mnt"):
             path = os.path.join(self.top, name)
             os.mkdir(path)
             os.chmod(path, 0o755)
-            os.chown(path, owner, -1)
+            os.chown(path, owner, group)
         os.chmod(self.top, 0o755)
         os.chown(self.top, owner, -1)
 
@@ -101,6 +102,25 @@ def _unionfs(layout: Layout, lowers: Sequence[str]) -> Iterator[str]:
         yield layout.mnt
 
 
+@contextlib.contextmanager
+def _unionfs_records(layout: Layout, lowers: Sequence[str]) -> Iterator[str]:
+    """Owners, modes and types are kept in attributes of the upper."""
+    import unionfs
+
+    with unionfs.mount(lowers, layout.upper, layout.mnt, xattr_permissions=2):
+        yield layout.mnt
+
+
+@contextlib.contextmanager
+def _unionfs_mapped(layout: Layout, lowers: Sequence[str]) -> Iterator[str]:
+    """The branches hold the ids of a user namespace, the mount shows them as that one would."""
+    import unionfs
+
+    ids = [(_MAPPED, 0, 65536)]
+    with unionfs.mount(lowers, layout.upper, layout.mnt, uid_map=ids, gid_map=ids):
+        yield layout.mnt
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a place is made of."""
@@ -112,16 +132,18 @@ class Kind:
     can: frozenset[str] = frozenset(NEEDS) - {"time"}
     #: "root", "namespace" (root of a user namespace) or "user".
     caller: str = "root"
+    #: The given trees are built in a user namespace: their ids on disk start at _MAPPED.
+    mapped: bool = False
 
 
-_NAMESPACE = frozenset({"users"})
+_NAMESPACE = frozenset({"users", "acls"})
 _ALL_BRANCHES = ("lower", "upper", "lower2")
 _TWO = ("lower", "lower2")
 
 KINDS: Mapping[str, Kind] = {
     "plain": Kind(_plain, ["upper"], can=frozenset(NEEDS)),
     "plain-namespace": Kind(_plain, ["upper"], can=_NAMESPACE, caller="namespace"),
-    "plain-user": Kind(_plain, ["upper"], can=frozenset(), caller="user"),
+    "plain-user": Kind(_plain, ["upper"], can=frozenset({"acls"}), caller="user"),
     "overlay-upper": Kind(_overlay, ["upper"]),
     "overlay-lower": Kind(_overlay, ["lower"]),
     "overlay-merged": Kind(_overlay, _ALL_BRANCHES, _TWO),
@@ -130,7 +152,11 @@ KINDS: Mapping[str, Kind] = {
     "unionfs-lower": Kind(_unionfs, ["lower"]),
     "unionfs-merged": Kind(_unionfs, _ALL_BRANCHES, _TWO),
     "unionfs-namespace": Kind(_unionfs, _ALL_BRANCHES, _TWO, can=_NAMESPACE, caller="namespace"),
-    "unionfs-user": Kind(_unionfs, _ALL_BRANCHES, _TWO, can=frozenset(), caller="user"),
+    "unionfs-mapped": Kind(_unionfs_mapped, _ALL_BRANCHES, _TWO, can=_NAMESPACE, mapped=True),
+    "unionfs-records": Kind(
+        _unionfs_records, _ALL_BRANCHES, _TWO, can=frozenset(NEEDS) - {"time", "acls"}
+    ),
+    "unionfs-user": Kind(_unionfs, _ALL_BRANCHES, _TWO, can=frozenset({"acls"}), caller="user"),
 }
 
 
@@ -180,13 +206,17 @@ class Mounted:
         self.layout = Layout(tempfile.mkdtemp(prefix=f"unionfs-posix-{name}-"))
         self._caller = self.kind.caller if os.geteuid() == 0 else "self"
         try:
-            self.layout.make(self._owner())
+            owner = self._owner()
+            # A file whose group the mount cannot show is nobody's to change.
+            self.layout.make(owner, owner if self.kind.mapped else -1)
             self._start(cases or {})
         except BaseException:
             shutil.rmtree(self.layout.top)
             raise
 
     def _owner(self) -> int:
+        if self.kind.mapped:
+            return _MAPPED
         if self._caller == "user":
             return _ordinary()[0]
         return {"namespace": _MAPPED, "root": 0, "self": os.geteuid()}[self._caller]
@@ -303,13 +333,10 @@ class Mounted:
             process.become(*_ordinary())
         os.umask(0o022)
         branches = [getattr(self.layout, name) for name in self.kind.spread]
-        for case, tree in cases.items():
-            here = [os.path.join(branch, case) for branch in branches]
-            for path in here:
-                os.mkdir(path)
-            trees.build(here, tree)
-            for path in here:
-                os.chmod(path, 0o777)
+        if self.kind.mapped:
+            _in_user_namespace(lambda: _build(cases, branches))
+        else:
+            _build(cases, branches)
         lowers = [getattr(self.layout, name) for name in self.kind.lowers]
         again = True
         while again:
@@ -322,6 +349,44 @@ class Mounted:
         path = f"/proc/{self._keeper}/root/sys/fs/fuse/connections/{os.minor(self.device)}/abort"
         with contextlib.suppress(FileNotFoundError), open(path, "w") as file:
             file.write("1")
+
+
+def _build(cases: Mapping[str, trees.Tree], branches: Sequence[str]) -> None:
+    for case, tree in cases.items():
+        here = [os.path.join(branch, case) for branch in branches]
+        for path in here:
+            os.mkdir(path)
+        trees.build(here, tree)
+        for path in here:
+            os.chmod(path, 0o777)
+
+
+def _in_user_namespace(function: Callable[[], object]) -> None:
+    """Call the function as root of a user namespace, in a child; root only."""
+    inside, entered = os.pipe()
+    go, mapped = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            calls.unshare(calls.CLONE_NEWUSER)
+            os.write(entered, b"e")
+            os.read(go, 1)
+            process.become(0, 0)
+            function()
+            status = 0
+        finally:
+            os._exit(status)
+    os.read(inside, 1)
+    for which in ("uid_map", "gid_map"):
+        with open(f"/proc/{pid}/{which}", "w") as file:
+            file.write(f"0 {_MAPPED} 65536\n")
+    os.write(mapped, b"m")
+    _, status = os.waitpid(pid, 0)
+    for fd in (inside, entered, go, mapped):
+        os.close(fd)
+    if status:
+        raise RuntimeError(f"building in a user namespace failed, wait status {status}")
 
 
 def _private_mounts(scratch: str) -> None:

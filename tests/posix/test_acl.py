@@ -14,6 +14,8 @@ from tests.posix.asserts import fails, mode, names, raised, read, umask, write
 from tests.posix.places import GROUP, USER, Place
 from tests.posix.trees import Dir, File, given
 
+pytestmark = pytest.mark.needs("acls")
+
 NAMED = acl(f"u:6 U{USER}:4 g:4 m:4 o:0")
 GROUPED = acl("u:6 g:0 G777:6 m:6 o:0")
 INHERITED = acl("u:7 U99:7 g:5 m:7 o:0")

@@ -186,13 +186,19 @@ def test_the_set_group_id_bit_of_a_directory_is_inherited(union: Union, name: st
     assert record(union.upper / "dir/sub", name) == "2:50:02755:dir"
 
 
-def test_a_symbolic_link_keeps_its_owner_where_it_can(union: Union, name: str) -> None:
-    node = union.symlink("target", "link", uid=5, gid=6)
-    owner = (5, 6) if name == SECURITY else (0, 0)
-    assert seen(union.tree.getattr(node)) == ("lrwxrwxrwx", *owner)
-    status = union.tree.setattr(node, uid=7)
-    assert status.st_uid == (7 if name == SECURITY else 0)
-    assert union.tree.readlink(node) == b"target"
+def test_what_can_have_no_record_is_changed_itself(union: Union, name: str) -> None:
+    os.mkfifo(union.upper / "fifo", 0o600)
+    union.symlink("target", "link", uid=5, gid=6)
+    assert seen(union.stat("link")) == ("lrwxrwxrwx", 5, 6)
+    assert seen(union.tree.setattr(union.node("link"), uid=7)) == ("lrwxrwxrwx", 7, 6)
+    assert seen(union.tree.setattr(union.node("fifo"), uid=8)) == ("prw-------", 8, 0)
+    assert seen(union.tree.setattr(union.node("fifo"), mode=0o644)) == ("prw-r--r--", 8, 0)
+    if name == SECURITY:  # which every type of file can have
+        assert record(union.upper / "link", name) == "7:6:0777:symlink"
+        assert record(union.upper / "fifo", name) == "8:0:0644:pipe"
+    else:
+        assert seen((union.upper / "link").lstat()) == ("lrwxrwxrwx", 7, 6)
+        assert seen((union.upper / "fifo").lstat()) == ("prw-r--r--", 8, 0)
 
 
 # --- changing ---

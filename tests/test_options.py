@@ -271,6 +271,8 @@ def test_relative_path_in_a_removed_directory(
         ("timeout=1000000000", "timeout", 1e9),
         ("threads=1", "threads", 1),
         ("threads=64", "threads", 64),
+        ("io=passthrough", "io", "passthrough"),
+        ("io=cached", "io", "cached"),
         ("io_uring=off", "io_uring", "off"),
         ("io_uring=auto", "io_uring", "auto"),
         ("allow_other", "allow_other", True),
@@ -299,6 +301,8 @@ def test_single_options(text: str, field: str, value: object) -> None:
         "fsync=2",
         "fsync",
         "writeback=yes",
+        "io=direct",
+        "io=passthrough,writeback",
         "io_uring=on",
         "timeout",
         "timeout=",
@@ -371,7 +375,7 @@ def test_every_option_is_documented() -> None:
         "lowerdir lowerdir+ upperdir workdir whiteout copyup rename_dir volatile fsync writeback"
     )
     taken += (
-        " timeout threads io_uring allow_other default_permissions fsname log_file debug context"
+        " timeout threads io io_uring allow_other default_permissions fsname log_file debug context"
         " private uidmapping gidmapping squash_to_root squash_to_uid squash_to_gid"
         " xattr_permissions noacl static_nlink xino"
     )

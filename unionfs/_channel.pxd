@@ -6,13 +6,14 @@
 
 Locks, in the order in which they may be taken:
 
+0. `Channel.backing`, held while a handle is opened or released, `tree_*` calls included.
 1. `Relay.mutex`: every `Preparation`, the requests that wait for one, `Channel.closing`.
 2. `Pool.mutex`: the queue of one pool.
 3. `Channel.mutex`: the number of readers, the states of queues.
 4. `Queue.mutex`: the slots with a reply.
 
-None is held while a `tree_*` function runs, but `tree_pin` and `tree_unpin`, nor while anything
-is written to the channel or to the pair.
+None but the first is held while a `tree_*` function runs, but `tree_pin` and `tree_unpin`, nor
+while anything is written to the channel or to the pair.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -149,6 +150,7 @@ cdef struct Channel:
     # settings
     bint keep_open
     bint writeback
+    bint passthrough        # wanted, and as far as is known possible
     bint debug
     uint64_t timeout_s
     uint32_t timeout_ns
@@ -170,6 +172,7 @@ cdef struct Channel:
     bint reading[MAX_READERS]
     Thread reader_threads[MAX_READERS]
     Pool pool
+    Mutex backing           # see _passthrough.pyx
     int queues              # possible CPUs; 0: io_uring is not wanted
     void *workers           # see _uring.pyx
     void (*serve)(Channel *channel, const char *bytes, size_t size, char *reply,

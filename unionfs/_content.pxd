@@ -7,8 +7,6 @@ from unionfs._sys cimport Stat
 from unionfs._tree cimport Op, SetAttr
 
 cdef int content_open(Table *t, Op *op, Node *n, uint32_t flags, uint64_t *handle) noexcept nogil
-cdef int content_handle(Table *t, Node *n, int fd, bint writable, uint64_t *handle) noexcept nogil
-cdef int content_release(Table *t, uint64_t handle, uint64_t *node) noexcept nogil
 cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAttr *wanted,
                          Stat *st) noexcept nogil
 cdef int content_readlink(Table *t, Node *n, char *buffer, size_t size) noexcept nogil

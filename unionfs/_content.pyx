@@ -13,11 +13,14 @@ from libc.errno cimport (
     ENOMEM,
     EOPNOTSUPP,
     ERANGE,
+    ESTALE,
 )
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset, strcmp, strncmp
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, strcmp, strncmp
 
+from unionfs._backing cimport backing_part
+from unionfs._handles cimport handle_find_locked, handle_new
 from unionfs._identity cimport keep_origin
 from unionfs._idmap cimport (
     CAPABILITY_SIZE,
@@ -106,70 +109,9 @@ from unionfs._xattrs cimport (
 
 cdef enum:
     ALL = 0x7FFFFFFFFFFFFFFF
-    FIRST_HANDLES = 64
 
 
-# --- handles -------------------------------------------------------------------------------
-
-cdef int content_handle(Table *t, Node *n, int fd, bint writable, uint64_t *handle) noexcept nogil:
-    """A handle that owns fd from now on; -ENOMEM (fd is then still the caller's)."""
-    cdef Handle *grown
-    cdef Handle *h
-    cdef uint32_t i, count
-    mutex_lock(&t.lock)
-    if t.handle_free == 0:
-        count = 2 * t.handle_count if t.handle_count else FIRST_HANDLES
-        grown = <Handle *>realloc(t.handles, count * sizeof(Handle))
-        if grown == NULL:
-            mutex_unlock(&t.lock)
-            return -ENOMEM
-        t.handles = grown
-        for i in range(t.handle_count, count):
-            memset(&grown[i], 0, sizeof(Handle))
-            grown[i].generation = 1
-            grown[i].next_free = t.handle_free
-            t.handle_free = i + 1
-        t.handle_count = count
-    h = &t.handles[t.handle_free - 1]
-    handle[0] = (<uint64_t>h.generation << 32) | t.handle_free
-    t.handle_free = h.next_free
-    h.node = n.id
-    h.fd = fd
-    h.branch = n.branch
-    h.writable = writable
-    n.pins += 1
-    mutex_unlock(&t.lock)
-    return 0
-
-
-cdef Handle *find_handle_locked(Table *t, uint64_t handle) noexcept nogil:
-    cdef uint32_t i = <uint32_t>handle
-    if i == 0 or i > t.handle_count:
-        return NULL
-    if t.handles[i - 1].node == 0 or t.handles[i - 1].generation != handle >> 32:
-        return NULL
-    return &t.handles[i - 1]
-
-
-cdef int content_release(Table *t, uint64_t handle, uint64_t *node) noexcept nogil:
-    """Closes a handle; its node stays pinned for the caller. -EBADF."""
-    cdef Handle *h
-    cdef int fd
-    mutex_lock(&t.lock)
-    h = find_handle_locked(t, handle)
-    if h == NULL:
-        mutex_unlock(&t.lock)
-        return -EBADF
-    fd = h.fd
-    node[0] = h.node
-    h.node = 0
-    h.generation += 1
-    h.next_free = t.handle_free
-    t.handle_free = <uint32_t>handle
-    mutex_unlock(&t.lock)
-    sys_close(fd)
-    return 0
-
+# --- opening --------------------------------------------------------------------------------
 
 cdef int data_ref(Table *t, Node *n, uint64_t handle, bint write, Ref *ref) noexcept nogil:
     """The descriptor for I/O: the handle's while it is of the right file, else the node's."""
@@ -179,7 +121,7 @@ cdef int data_ref(Table *t, Node *n, uint64_t handle, bint write, Ref *ref) noex
         return -EISDIR if n.type == S_IFDIR else -EINVAL
     if handle:
         mutex_lock(&t.lock)
-        h = find_handle_locked(t, handle)
+        h = handle_find_locked(t, handle)
         if h != NULL and h.node == n.id and h.branch == n.branch and (h.writable or not write):
             # The kernel sends RELEASE only after the last request that names the handle.
             ref.fd = h.fd
@@ -200,8 +142,12 @@ cdef int content_open(Table *t, Op *op, Node *n, uint32_t flags, uint64_t *handl
     cdef int r = 0, fd
     if n.type != S_IFREG:
         return -EISDIR if n.type == S_IFDIR else -EINVAL
+    if n.parted:
+        return -ESTALE
     if write or flags & O_TRUNC:
-        r = need_upper(t, op, n, 0 if flags & O_TRUNC else ALL)
+        r = backing_part(t, op, n)
+        if r == 0:
+            r = need_upper(t, op, n, 0 if flags & O_TRUNC else ALL)
     if r != 0:
         return r
     r = node_data_ref(t, n, write or (flags & O_TRUNC) != 0, &ref)
@@ -213,7 +159,7 @@ cdef int content_open(Table *t, Op *op, Node *n, uint32_t flags, uint64_t *handl
     if r == 0 and fd < 0:
         r = fd
     if r == 0:
-        r = content_handle(t, n, fd, ref.cached == NULL or ref.cached.writable, handle)
+        r = handle_new(t, n, fd, ref.cached == NULL or ref.cached.writable, handle)
     if r < 0 and fd >= 0:
         sys_close(fd)
     ref_drop(t, &ref)
@@ -289,7 +235,10 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
         r = -EINVAL
     if r < 0:
         return r
-    r = need_upper(t, op, n, wanted.size if wanted.valid & SET_SIZE else <uint64_t>ALL)
+    if wanted.valid & SET_SIZE:
+        r = backing_part(t, op, n)
+    if r == 0:
+        r = need_upper(t, op, n, wanted.size if wanted.valid & SET_SIZE else <uint64_t>ALL)
     if r != 0:
         return r
     if wanted.valid & SET_SIZE:

@@ -11,7 +11,8 @@ class FastPath:
     `fd` is an opened /dev/fuse on which the mount has been made (or, in tests, one end of a
     SOCK_SEQPACKET pair); it becomes ours.  What needs the slow path waits in `parking`.
     `readers` threads, 64 at most, read the channel.  With `keep_open` OPEN and CREATE are served,
-    otherwise the kernel opens by itself.  The kernel may cache names and attributes for `timeout`
+    otherwise the kernel opens by itself; then `passthrough` has it read and write by itself
+    what it may.  The kernel may cache names and attributes for `timeout`
     seconds.  `queues` is how many queues the kernel has for FUSE over io_uring, which is used if
     the kernel offers it; 0: it is not.  `branches` are the branches' host paths, the upper first.
     """
@@ -27,6 +28,7 @@ class FastPath:
         writeback: bool = False,
         timeout: float = 1e9,
         debug: bool = False,
+        passthrough: bool = False,
         queues: int = 0,
         branches: Sequence[bytes] = (),
     ) -> None: ...

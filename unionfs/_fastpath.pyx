@@ -252,6 +252,7 @@ cdef class FastPath:
         self.channel.fd = -1
         self.channel.done_fd = -1
         mutex_init(&self.channel.mutex, NULL)
+        mutex_init(&self.channel.backing, NULL)
         cond_init(&self.channel.changed, NULL)
         pool_init(&self.channel.pool)
         self.channel.serve = serve
@@ -259,7 +260,7 @@ cdef class FastPath:
 
     def __init__(self, Tree tree not None, int fd, Parking parking not None, *, int readers=1,
                  bint keep_open=False, bint writeback=False, double timeout=1e9, bint debug=False,
-                 int queues=0, branches=()):
+                 bint passthrough=False, int queues=0, branches=()):
         cdef Channel *channel = self.channel
         cdef int done
         if not 1 <= readers <= MAX_READERS:
@@ -277,6 +278,7 @@ cdef class FastPath:
         channel.keep_open = keep_open
         channel.writeback = writeback
         channel.debug = debug
+        channel.passthrough = passthrough
         channel.queues = queues
         channel.timeout_s = <uint64_t>timeout
         channel.timeout_ns = <uint32_t>((timeout - <double>channel.timeout_s) * 1e9)
@@ -306,6 +308,7 @@ cdef class FastPath:
         if self.channel.done_fd >= 0:
             sys_close(self.channel.done_fd)
         cond_destroy(&self.channel.changed)
+        mutex_destroy(&self.channel.backing)
         mutex_destroy(&self.channel.mutex)
         free(self.channel)
 

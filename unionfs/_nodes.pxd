@@ -13,7 +13,7 @@ not serialise is caught by counters: ``Node.seq`` changes with a node's names, `
 with the names in a directory; who worked from names without the lock compares and tries again.
 A node in state COPYING may be looked up and read; what changes it or its names waits.
 """
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from unionfs._idmap cimport IdMap
 from unionfs._sys cimport Cond, Mutex, Stat, StatTime
@@ -128,6 +128,10 @@ cdef struct Node:
     Dir *dir
     Fd *data
     int orphan_fd           # keeps a file whose last name is gone, else -1
+    # With passthrough, while a file is open: the id of the file that the kernel reads and
+    # writes by itself, or 0: it asks us. Never both for one node.
+    int32_t backing
+    uint32_t opens          # handles
     uint32_t type           # S_IFMT bits
     uint16_t branch         # where its data and attributes are: 0 is the upper
     uint8_t state
@@ -135,6 +139,8 @@ cdef struct Node:
     uint8_t linked          # a lower inode of several names, or the copy of one: nlink counts
     uint32_t nlink          # how many names it has in the union
     uint8_t bare            # it has no xattrs at all
+    uint8_t backed_lower    # `backing` is the lower file
+    uint8_t parted          # its name has gone to another node: see content_part()
     uint8_t changing        # its names are being changed: by-name access waits on Table.settled
 
 cdef struct Branch:
@@ -149,6 +155,7 @@ cdef struct Handle:
     int fd
     uint16_t branch         # where the node was then
     bint writable
+    bint counted            # in Node.opens
     uint32_t generation     # the upper half of the handle's number
     uint32_t next_free
 

@@ -6,6 +6,7 @@ from libc.string cimport memcpy, memset
 
 from unionfs._call cimport done, fill_entry, take_name, take_xattr_name
 from unionfs._channel cimport Call
+from unionfs._passthrough cimport passthrough_open, passthrough_release
 from unionfs._status cimport is_own_xattr, own_xattr
 from unionfs._sys cimport Stat
 from unionfs._tree cimport (
@@ -19,7 +20,6 @@ from unionfs._tree cimport (
     tree_listxattr,
     tree_open,
     tree_read,
-    tree_release,
     tree_removexattr,
     tree_setxattr,
     tree_tmpfile,
@@ -27,7 +27,6 @@ from unionfs._tree cimport (
 )
 from unionfs._wire cimport (
     FSYNC_DATA_ONLY,
-    OPEN_KEEP_CACHE,
     SETXATTR_ACL_KILL_SGID,
     SETXATTR_IN_SHORT,
     CopyFileRangeIn,
@@ -51,11 +50,12 @@ cdef enum:
     VALUE_LENGTH = 65536        # XATTR_SIZE_MAX
 
 
-cdef int64_t open_reply(Call *call, OpenOut *out, uint64_t handle, int64_t reply) noexcept nogil:
-    """The data in the page cache is right whoever opened the file before: only we change it."""
+cdef int64_t open_reply(Call *call, OpenOut *out, uint64_t node, uint64_t handle,
+                        int64_t reply) noexcept nogil:
     memset(out, 0, sizeof(OpenOut))
     out.fh = handle
-    out.open_flags = OPEN_KEEP_CACHE
+    if handle:
+        passthrough_open(call.channel, node, handle, out)
     return reply
 
 
@@ -64,7 +64,7 @@ cdef int64_t created_reply(Call *call, int64_t result, uint64_t node, uint64_t h
     cdef CreateOut *out = <CreateOut *>call.reply
     if result == 0:
         fill_entry(call.channel, &out.entry, node, st)
-        open_reply(call, &out.open, handle, 0)
+        open_reply(call, &out.open, node, handle, 0)
     return done(result, sizeof(CreateOut))
 
 
@@ -76,7 +76,8 @@ cdef int64_t on_open(Call *call) noexcept nogil:
     result = tree_open(call.channel.table, &call.op, call.header.nodeid,
                        (<const OpenIn *>call.body).flags, &handle)
     if result == 0:
-        return open_reply(call, <OpenOut *>call.reply, handle, sizeof(OpenOut))
+        return open_reply(call, <OpenOut *>call.reply, call.header.nodeid, handle,
+                          sizeof(OpenOut))
     return done(result, 0)
 
 
@@ -112,14 +113,14 @@ cdef int64_t on_tmpfile(Call *call) noexcept nogil:
     result = tree_tmpfile(call.channel.table, &call.op, call.header.nodeid, request.flags,
                           request.mode, &node, &handle, &st)
     if result == 0 and not call.channel.keep_open:
-        tree_release(call.channel.table, handle)
+        passthrough_release(call.channel, handle)
         handle = 0
     return created_reply(call, result, node, handle, &st)
 
 
 cdef int64_t on_release(Call *call) noexcept nogil:
     cdef uint64_t handle = (<const ReleaseIn *>call.body).fh
-    return done(tree_release(call.channel.table, handle), 0) if handle else 0
+    return done(passthrough_release(call.channel, handle), 0) if handle else 0
 
 
 cdef int64_t on_read(Call *call) noexcept nogil:

@@ -118,6 +118,9 @@ cdef int64_t on_init(Call *call) noexcept nogil:
     if request.flags & INIT_EXT and call.size >= sizeof(InitIn):
         out.flags |= INIT_EXT
         out.flags2 = request.flags2 & INIT2_NO_EXPORT_SUPPORT
+        if request.flags2 & INIT2_PASSTHROUGH and channel.passthrough:
+            out.flags2 |= INIT2_PASSTHROUGH
+            out.max_stack_depth = 1
         if request.flags2 & INIT2_OVER_IO_URING and uring_offered(channel):
             out.flags2 |= INIT2_OVER_IO_URING
     out.max_background = 64
@@ -125,6 +128,7 @@ cdef int64_t on_init(Call *call) noexcept nogil:
     out.max_write = MAX_WRITE
     out.max_pages = MAX_WRITE // 4096
     out.time_gran = 1
+    channel.passthrough = (out.flags2 & INIT2_PASSTHROUGH) != 0
     channel.setxattr_ext = (out.flags & INIT_SETXATTR_EXT) != 0
     channel.initialised = True
     return sizeof(InitOut)

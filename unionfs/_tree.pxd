@@ -12,7 +12,7 @@ Every ``tree_*`` function runs without the GIL on any thread and returns
 A function that takes an `Op` may read the caller's identity from it and may
 write the verdict's details into it.
 """
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from unionfs._nodes cimport Table
 from unionfs._sys cimport Stat, StatFs, TimeSpec
@@ -126,7 +126,14 @@ cdef int tree_rename(Table *t, Op *op, uint64_t parent, const char *name, size_t
 # first. An unknown handle is EBADF.
 cdef int tree_open(Table *t, Op *op, uint64_t node, uint32_t flags,
                    uint64_t *handle) noexcept nogil
-cdef int tree_release(Table *t, uint64_t handle) noexcept nogil
+# `backing` becomes the id of the backing file that nobody needs any more, or 0.
+cdef int tree_release(Table *t, uint64_t handle, int32_t *backing) noexcept nogil
+# Passthrough. Whether a handle just opened may be passed through: 0, and `backing` is the id to
+# use; the descriptor of a file that the kernel has to be given first; -EOPNOTSUPP: it may not.
+cdef int tree_backing(Table *t, uint64_t node, uint64_t handle, int32_t *backing) noexcept nogil
+# How a handle was opened: with the id of a backing file, or (0) by way of us.
+cdef void tree_count_open(Table *t, uint64_t node, uint64_t handle,
+                          int32_t backing) noexcept nogil
 # `flags`: of the reader's open(2); O_NOATIME counts.
 cdef int64_t tree_read(Table *t, Op *op, uint64_t node, uint64_t handle, char *buffer,
                        size_t size, uint64_t offset, uint32_t flags) noexcept nogil

@@ -21,7 +21,7 @@ from libc.errno cimport (
     EROFS,
     ESTALE,
 )
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
 
@@ -31,19 +31,18 @@ from unionfs._content cimport (
     content_fallocate,
     content_fsync,
     content_getxattr,
-    content_handle,
     content_listxattr,
     content_lseek,
     content_open,
     content_read,
     content_readlink,
-    content_release,
     content_removexattr,
     content_setattr,
     content_setxattr,
     content_write,
 )
 from unionfs._copy cimport copy_up
+from unionfs._handles cimport handle_backing, handle_count, handle_new, handle_release
 from unionfs._identity cimport BIRTH, birth_text, origins_open, show_ino
 from unionfs._idmap cimport IdMap, IdRange
 from unionfs._links cimport links_open
@@ -261,7 +260,7 @@ cdef int open_new(Table *t, uint64_t node, uint64_t *handle) noexcept nogil:
     r = node_data_ref(t, n, True, &ref)
     if r == 0:
         fd = sys_dup(ref.fd)
-        r = content_handle(t, n, fd, True, handle) if fd >= 0 else fd
+        r = handle_new(t, n, fd, True, handle) if fd >= 0 else fd
         if r < 0 and fd >= 0:
             sys_close(fd)
         ref_drop(t, &ref)
@@ -350,11 +349,29 @@ cdef int tree_open(Table *t, Op *op, uint64_t node, uint32_t flags,
     return r
 
 
-cdef int tree_release(Table *t, uint64_t handle) noexcept nogil:
+cdef int tree_backing(Table *t, uint64_t node, uint64_t handle, int32_t *backing) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int r
+    if n == NULL:
+        return -ESTALE
+    r = handle_backing(t, n, handle, backing)
+    node_unpin(t, n)
+    return r
+
+
+cdef void tree_count_open(Table *t, uint64_t node, uint64_t handle, int32_t backing) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    if n != NULL:
+        handle_count(t, n, handle, backing)
+        node_unpin(t, n)
+
+
+cdef int tree_release(Table *t, uint64_t handle, int32_t *backing) noexcept nogil:
     cdef uint64_t node = 0
     cdef int r = 0
+    backing[0] = 0
     if handle:
-        r = content_release(t, handle, &node)
+        r = handle_release(t, handle, &node, backing)
         if r == 0:
             tree_unpin(t, node)
     return r

@@ -92,11 +92,13 @@ cdef enum InitFlag:
 # Bits 32 to 63 of the flags, which travel in flags2.
 cdef enum InitFlag2:
     INIT2_NO_EXPORT_SUPPORT = 1 << (38 - 32)
+    INIT2_PASSTHROUGH = 1 << (37 - 32)
     INIT2_OVER_IO_URING = 1 << (41 - 32)
 
 cdef enum:
     ATTR_FH = 1 << 6                    # SetattrIn.valid: fh is valid
     OPEN_KEEP_CACHE = 1 << 1            # OpenOut.open_flags
+    OPEN_PASSTHROUGH = 1 << 7
     FSYNC_DATA_ONLY = 1 << 0            # FsyncIn.fsync_flags
     SETXATTR_ACL_KILL_SGID = 1 << 0     # SetxattrIn.setxattr_flags
     SETXATTR_IN_SHORT = 8               # bytes of SetxattrIn without SETXATTR_EXT
@@ -154,7 +156,7 @@ cdef struct AttrOut:
 cdef struct OpenOut:
     uint64_t fh
     uint32_t open_flags
-    uint32_t padding
+    int32_t backing_id
 
 cdef struct CreateOut:
     EntryOut entry
@@ -180,7 +182,8 @@ cdef struct InitOut:
     uint16_t max_pages
     uint16_t map_alignment
     uint32_t flags2
-    uint32_t unused[7]
+    uint32_t max_stack_depth
+    uint32_t unused[6]
 
 cdef struct ForgetIn:
     uint64_t nlookup

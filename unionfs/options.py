@@ -25,6 +25,7 @@ Whiteout = Literal["aufs", "overlay"]
 CopyUp = Literal["change", "open"]
 RenameDir = Literal["copy", "redirect", "exdev"]
 IoUring = Literal["auto", "off"]
+DataPath = Literal["cached", "passthrough"]
 
 #: Kernel mount flags by option name (mount(2); values of <linux/mount.h>).
 KERNEL_FLAGS: Mapping[str, int] = {
@@ -145,6 +146,7 @@ class MountOptions(NamedTuple):
     writeback: bool = False  #: let the kernel collect writes
     timeout: float = 1e9  #: seconds the kernel may keep names and attributes
     threads: int = 0  #: serving threads; 0: as many as suit the machine
+    io: DataPath = "cached"  #: how data is read and written
     io_uring: IoUring = "auto"  #: take it up if the kernel offers it
     allow_other: bool | None = None  #: None: as far as the mounting user may
     flags: tuple[str, ...] = ()  #: keys of KERNEL_FLAGS in effect
@@ -286,6 +288,7 @@ class _Reader:
         self.writeback = False
         self.timeout = 1e9
         self.threads = 0
+        self.io: DataPath = "cached"
         self.io_uring: IoUring = "auto"
         self.allow_other: bool | None = None
         self.flags: dict[str, None] = {}  # an ordered set
@@ -357,6 +360,8 @@ class _Reader:
                 self.writeback = value is None or _choice(name, value, ("0", "1")) == "1"
             case "timeout":
                 self.timeout = _seconds(name, value)
+            case "io":
+                self.io = _choice(name, value, get_args(DataPath))
             case "io_uring":
                 self.io_uring = _choice(name, value, get_args(IoUring))
             case "threads":
@@ -412,6 +417,8 @@ class _Reader:
             raise UsageError(problem="no lower branch is given")
         if self.workdir is not None and self.upper is None:
             raise UsageError(problem="workdir= has no use without an upper branch")
+        if self.io == "passthrough" and self.writeback:
+            raise UsageError(problem="option io is passthrough: it excludes writeback")
         maps = {name: split_ids(name, value) for name, value in self.mappings.items()}
         everyone = 0 if self.squash_to_root else None
         debug = debug or self.debug
@@ -438,6 +445,7 @@ class _Reader:
             writeback=self.writeback,
             timeout=self.timeout,
             threads=self.threads,
+            io=self.io,
             io_uring=self.io_uring,
             allow_other=self.allow_other,
             flags=tuple(self.flags),

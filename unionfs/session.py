@@ -72,7 +72,8 @@ class Session:
                 undo.callback(lock.write_out)
         else:
             stack.open_workdir()
-        keep_open = options.copyup == "open" or not _overrides_permissions()
+        passthrough = options.io == "passthrough"
+        keep_open = options.copyup == "open" or passthrough or not _overrides_permissions()
         with ExitStack() as clones:
             tree = Tree(
                 [_without_submounts(fd, clones) for fd in stack.lower_fds],
@@ -109,6 +110,7 @@ class Session:
                 writeback=options.writeback,
                 timeout=options.timeout,
                 debug=options.debug,
+                passthrough=passthrough,
                 queues=_queues() if options.io_uring == "auto" else 0,
                 branches=_host_paths(stack),
             )

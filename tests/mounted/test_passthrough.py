@@ -1,0 +1,182 @@
+"""io=passthrough: the kernel reads and writes the branches' files itself."""
+
+import json
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mounted.harness import Union, needs_root, only_unionfs
+from tests.mounted.trees import assert_same, build, snapshot
+
+pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(60)]
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def union(place: Path) -> Iterator[Union]:
+    union = Union(place, io="passthrough")
+    build(union.lower, {"file": "lower content", "d/other": b"x" * 3 * MIB, "empty": b""})
+    with union:
+        yield union
+
+
+def requests(union: Union) -> dict[str, int]:
+    """How often each operation was asked for."""
+    status: dict[str, Any] = json.loads(os.getxattr(union.mountpoint, "user.unionfs.status"))
+    return {
+        name: sum(plane["count"] for plane in planes.values())
+        for name, planes in status["requests"].items()
+    }
+
+
+def test_data_never_comes_by_the_daemon(union: Union) -> None:
+    content = os.urandom(2 * MIB)
+    with open(union.mountpoint / "new", "w+b") as file:
+        file.write(content)
+        file.seek(0)
+        assert file.read() == content
+    assert (union.mountpoint / "d/other").read_bytes() == b"x" * 3 * MIB
+    with open(union.mountpoint / "d/other", "r+b") as file:
+        file.write(b"changed")
+    assert (union.mountpoint / "d/other").read_bytes()[:9] == b"changedxx"
+    assert (union.upper / "new").read_bytes() == content  # type: ignore[operator]
+    counts = requests(union)
+    assert counts["OPEN"] >= 3
+    assert counts.get("READ", 0) == counts.get("WRITE", 0) == 0
+
+
+@pytest.mark.parametrize("how", ["write", "truncate", "rewrite", "append"])
+def test_an_early_reader_keeps_what_he_opened(union: Union, how: str) -> None:
+    path = union.mountpoint / "file"
+    with open(path) as early:
+        inode = path.stat().st_ino
+        if how == "truncate":
+            os.truncate(path, 5)
+            expected = "lower"
+        elif how == "rewrite":
+            path.write_text("new")
+            expected = "new"
+        elif how == "append":
+            with open(path, "a") as file:
+                file.write("!")
+            expected = "lower content!"
+        else:
+            with open(path, "r+") as file:
+                file.write("LOWER")
+            expected = "LOWER content"
+        assert early.read() == "lower content"
+        assert path.read_text() == expected
+        assert path.stat().st_size == len(expected)
+        assert path.stat().st_ino == inode == os.fstat(early.fileno()).st_ino
+    assert path.read_text() == expected
+    union.remount()
+    assert path.read_text() == expected
+    assert path.stat().st_ino == inode
+    assert (union.lower / "file").read_text() == "lower content"
+
+
+def test_attributes_change_under_a_reader(union: Union) -> None:
+    """That alone does not part him from the file."""
+    path = union.mountpoint / "file"
+    with open(path) as early:
+        os.chmod(path, 0o600)
+        os.utime(path, (1, 2))
+        os.setxattr(path, "user.note", b"value")
+        assert os.fstat(early.fileno()).st_mode & 0o777 == 0o600
+        with open(path) as late:
+            assert late.read() == early.read() == "lower content"
+        with open(path, "r+") as writer:
+            writer.write("L")
+        assert path.read_text() == "Lower content"
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_writers_and_readers_share_a_file_of_the_upper(union: Union) -> None:
+    path = union.mountpoint / "new"
+    path.write_bytes(b"a" * MIB)
+    with open(path, "rb", buffering=0) as reader, open(path, "r+b", buffering=0) as writer:
+        writer.write(b"b" * MIB)
+        assert reader.read(MIB) == b"b" * MIB
+        os.truncate(path, 10)
+        assert os.fstat(reader.fileno()).st_size == 10
+        with mmap.mmap(writer.fileno(), 0) as mapped:
+            mapped[:3] = b"map"
+        reader.seek(0)
+        assert reader.read() == b"mapbbbbbbb"
+    assert path.read_bytes() == b"mapbbbbbbb"
+
+
+def test_a_file_of_several_names_is_one_file(place: Path) -> None:
+    union = Union(place, io="passthrough")
+    build(union.lower, {"a": "content"})
+    os.link(union.lower / "a", union.lower / "b")
+    with union, open(union.mountpoint / "a") as early:
+        (union.mountpoint / "b").write_text("CONTENT")
+        assert early.read() == (union.mountpoint / "a").read_text() == "CONTENT"
+
+
+def test_removed_and_replaced_while_open(union: Union) -> None:
+    path = union.mountpoint / "d/other"
+    with open(path, "rb") as early:
+        path.unlink()
+        path.write_text("another")
+        assert early.read(3) == b"xxx"
+        assert path.read_text() == "another"
+        (union.mountpoint / "file").replace(path)
+        assert path.read_text() == "lower content"
+        assert early.read(3) == b"xxx"
+
+
+def test_everything_else_is_as_ever(place: Path) -> None:
+    plain, union = place / "plain", Union(place, io="passthrough")
+    plain.mkdir()
+
+    def work(root: Path) -> None:
+        build(root, {f"d{number % 5}/f{number}": b"%d" % number * 999 for number in range(50)})
+        for number in range(0, 50, 3):
+            (root / f"d{number % 5}/f{number}").unlink()
+        for number in range(1, 50, 3):
+            os.truncate(root / f"d{number % 5}/f{number}", 7000)
+        os.rename(root / "d1", root / "moved")
+
+    work(plain)
+    with union:
+        work(union.mountpoint)
+        assert_same(snapshot(plain), snapshot(union.mountpoint))
+        union.remount()
+        assert_same(snapshot(plain), snapshot(union.mountpoint), "after remounting")
+
+
+def test_nothing_is_left_open(union: Union) -> None:
+    """Neither descriptors of the daemon nor numbers of backing files in the kernel."""
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{union.pid}/fd"))
+
+    path = union.mountpoint / "new"
+    path.write_text("content")
+    before = descriptors()
+    for _ in range(300):
+        with open(path, "r+") as file:
+            file.write("x")
+    path.unlink()
+    assert descriptors() <= before
+
+
+def test_done_without_where_the_kernel_refuses(place: Path) -> None:
+    """A branch that is a stacked filesystem itself."""
+    lower = Union(place / "below", io_uring="off")
+    with lower:
+        (lower.mountpoint / "file").write_text("content")
+        union = Union(place / "above", io="passthrough")
+        union.lowers = [lower.mountpoint]
+        with union:
+            assert (union.mountpoint / "file").read_text() == "content"
+            (union.mountpoint / "file").write_text("changed")
+            assert (union.mountpoint / "file").read_text() == "changed"
+        assert (lower.mountpoint / "file").read_text() == "content"

@@ -74,6 +74,14 @@ def test_only_missing_directories_are_copied(tree: Tree, lower: Path, upper: Pat
     assert tree.stats()["copy_ups"] == 2
 
 
+def test_no_more_than_is_wanted(tree: Tree, lower: Path, upper: Path) -> None:
+    (lower / "a").mkdir()
+    (lower / "a/file").write_text("first and last")
+    bring_up(tree, walk(tree, "a/file"), 5)
+    assert content(upper) == {"a": "/", "a/file": "first"}
+    assert tree.stats()["copy_up_bytes"] == 5
+
+
 def test_a_file_without_a_name(tree: Tree, lower: Path, upper: Path) -> None:
     (lower / "file").write_text("x")
     node = walk(tree, "file")
@@ -101,7 +109,7 @@ class Restless:
         branch = 0 if node in (*self.upper, ROOT) else 1
         return NodeInfo(parent, b"x", stat.S_IFDIR, branch, 0, 1, False)
 
-    def copy_up(self, node: int) -> None:
+    def copy_up(self, node: int, keep: int) -> None:
         if node == 3 and self.moves:
             self.moves -= 1
             self.parent += 1

@@ -129,6 +129,7 @@ cdef struct Preparation:
     uint64_t id             # the `unique` of the request on the pair
     uint64_t node
     int kind                # a Prepare
+    uint64_t keep           # see Op.prepare_keep
     bint sent
     Request *waiting
 

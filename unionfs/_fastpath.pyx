@@ -84,7 +84,7 @@ cdef int64_t put_off(Call *call, const Route *how, Request *request,
         return RESULT_SILENT
     error = -EIO
     if kept.prepared < ROUNDS:
-        error = park(kept, call.op.prepare_kind, call.op.prepare_node)
+        error = park(kept, &call.op)
     elif request != NULL:
         give_up(kept)
     if error and request == NULL:
@@ -116,6 +116,7 @@ cdef void serve(Channel *channel, const char *bytes, size_t size, char *reply, R
     call.op.prepared = 0
     call.op.prepare_kind = 0
     call.op.prepare_node = 0
+    call.op.prepare_keep = 0
     if request != NULL:
         call.op.prepared = request.prepared
         call.plane = SLOW if request.prepared else POOL

@@ -526,6 +526,7 @@ cdef int need_upper(Table *t, Op *op, Node *n, uint64_t keep) noexcept nogil:
         if size > t.inline_limit:
             op.prepare_kind = PREPARE_UPPER
             op.prepare_node = n.id
+            op.prepare_keep = keep
             return NEEDS_PREPARE
     r = need_parent(t, op, n)
     if r != 0:

@@ -3,8 +3,10 @@
 from libc.stdint cimport uint64_t
 
 from unionfs._channel cimport Channel, Relay, Request
+from unionfs._tree cimport Op
 
-cdef int park(Request *request, int kind, uint64_t node) noexcept nogil
+# Keeps a request until what the operation needs (`Op.prepare_*`) is prepared; -errno: not kept.
+cdef int park(Request *request, const Op *op) noexcept nogil
 cdef bint interrupt(Channel *channel, uint64_t unique) noexcept nogil
 cdef void parking_leave(Channel *channel) noexcept nogil
 

@@ -5,6 +5,7 @@ What is to be prepared is asked for once, however many requests wait for it: a h
 one file cost one round. The question travels as a FUSE request over a socket pair:
 
 * OPEN for writing on a node: bring it, and its parents, into the upper;
+* SETATTR with a size: the same, of a file that is to be truncated to that size;
 * OPENDIR on a directory: make it whole in the upper, and opaque.
 
 Its `unique` is the number of the question, and comes back with the answer.
@@ -24,8 +25,10 @@ from unionfs._sys cimport (
     O_CLOEXEC, O_RDONLY, O_WRONLY, cond_broadcast, cond_destroy, cond_init, cond_wait,
     mutex_destroy, mutex_init, mutex_lock, mutex_unlock, sys_close, sys_read, sys_thread,
 )
-from unionfs._tree cimport PREPARE_WHOLE, tree_pin, tree_unpin
-from unionfs._wire cimport OP_OPEN, OP_OPENDIR, InHeader, OpenIn, OutHeader
+from unionfs._tree cimport PREPARE_WHOLE, Op, tree_pin, tree_unpin
+from unionfs._wire cimport (
+    OP_OPEN, OP_OPENDIR, OP_SETATTR, InHeader, OpenIn, OutHeader, SetattrIn,
+)
 
 cdef extern from "<sys/socket.h>" nogil:
     int64_t send(int fd, const void *data, size_t size, int flags)
@@ -36,40 +39,53 @@ cdef extern from "<fcntl.h>" nogil:
     int open_file "open"(const char *path, int flags)
 
 cdef enum:
-    # Questions under way at once. Each is a message of 48 bytes: the pair's buffer takes them
-    # all, so sending never blocks.
+    # Questions under way at once. Each is a message of 128 bytes at the most: the pair's buffer
+    # takes them all, so sending never blocks.
     IN_FLIGHT = 64
+    WHOLE = 0x7FFFFFFFFFFFFFFF
+    SIZE = 1 << 3               # FATTR_SIZE
     STACK = 256 * 1024
     ANSWER = 512
 
+cdef union Body:
+    OpenIn open
+    SetattrIn set
+
 cdef struct Question:
     InHeader header
-    OpenIn body
+    Body body
 
 
 cdef void ask(Relay *relay) noexcept nogil:
     """Send what waits to be sent. Called with the lock held."""
     cdef Preparation *p = relay.first
     cdef Question question
-    cdef bint whole
+    cdef size_t size
     while p != NULL and relay.fd >= 0 and relay.in_flight < IN_FLIGHT:
         if not p.sent:
             memset(&question, 0, sizeof(question))
-            whole = p.kind == PREPARE_WHOLE
-            question.header.len = sizeof(question)
-            question.header.opcode = OP_OPENDIR if whole else OP_OPEN
+            size = sizeof(InHeader) + sizeof(OpenIn)
+            if p.kind == PREPARE_WHOLE:
+                question.header.opcode = OP_OPENDIR
+            elif p.keep < <uint64_t>WHOLE:
+                question.header.opcode = OP_SETATTR
+                question.body.set.valid = SIZE
+                question.body.set.size = p.keep
+                size = sizeof(InHeader) + sizeof(SetattrIn)
+            else:
+                question.header.opcode = OP_OPEN
+                question.body.open.flags = <uint32_t>O_WRONLY
+            question.header.len = <uint32_t>size
             question.header.unique = p.id
             question.header.nodeid = p.node
-            question.body.flags = 0 if whole else <uint32_t>O_WRONLY
-            if send(relay.fd, &question, sizeof(question), MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
+            if send(relay.fd, &question, size, MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
                 return      # the slow path is gone; detach() answers for it
             p.sent = True
             relay.in_flight += 1
         p = p.next
 
 
-cdef int park(Request *request, int kind, uint64_t node) noexcept nogil:
-    """Keep the request until `node` is prepared; -errno if that cannot be (then it is not kept)."""
+cdef int park(Request *request, const Op *op) noexcept nogil:
     cdef Channel *channel = request.channel
     cdef Relay *relay = channel.relay
     cdef Preparation *p
@@ -82,25 +98,27 @@ cdef int park(Request *request, int kind, uint64_t node) noexcept nogil:
     end = &relay.first
     while end[0] != NULL:
         p = end[0]
-        if p.channel == channel and p.node == node and p.kind == kind:
+        if (p.channel == channel and p.node == op.prepare_node and p.kind == op.prepare_kind
+                and p.keep == op.prepare_keep):
             break
         end = &p.next
     p = end[0]
     if p == NULL:
-        result = tree_pin(channel.table, node)
+        result = tree_pin(channel.table, op.prepare_node)
         p = <Preparation *>malloc(sizeof(Preparation)) if result >= 0 else NULL
         if p == NULL:
             mutex_unlock(&relay.mutex)
             if result < 0:
                 return result
-            tree_unpin(channel.table, node)
+            tree_unpin(channel.table, op.prepare_node)
             return -ENOMEM
         relay.last_id += 1
         p.next = NULL
         p.channel = channel
         p.id = relay.last_id
-        p.node = node
-        p.kind = kind
+        p.node = op.prepare_node
+        p.kind = op.prepare_kind
+        p.keep = op.prepare_keep
         p.sent = False
         p.waiting = NULL
         end[0] = p

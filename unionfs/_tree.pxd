@@ -53,6 +53,7 @@ cdef struct Op:
     int prepared            # how often the slow path has answered for this request
     int prepare_kind        # out, with NEEDS_PREPARE: a Prepare
     uint64_t prepare_node   # out, with NEEDS_PREPARE
+    uint64_t prepare_keep   # out, with PREPARE_UPPER: how much of the file's data is wanted
 
 cdef struct SetAttr:
     uint32_t valid
@@ -167,8 +168,8 @@ cdef int tree_readdir(Table *t, Op *op, uint64_t node, uint64_t offset, Fill fil
                       void *arg) noexcept nogil
 
 # What the slow path calls, with may_wait set: one step of a ladder that Python
-# decides. The parent must be in the upper already.
-cdef int tree_copy_up(Table *t, Op *op, uint64_t node) noexcept nogil
+# decides. The parent must be in the upper already. `keep`: of a file, how many bytes are wanted.
+cdef int tree_copy_up(Table *t, Op *op, uint64_t node, uint64_t keep) noexcept nogil
 
 # "BRANCH\0RELATIVE PATH" of the node as it is now; the result is the length.
 cdef int64_t tree_where(Table *t, uint64_t node, int *branch, char *buffer,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 ROOT: int
+WHOLE: int  #: more than any file has
 
 class NodeInfo(NamedTuple):
     """What a node is at this moment."""
@@ -125,8 +126,10 @@ class Tree:
 
     # what the slow path asks and does
     def info(self, node: int) -> NodeInfo: ...
-    def copy_up(self, node: int) -> None:
+    def copy_up(self, node: int, keep: int = ...) -> None:
         """Bring one node into the upper; its parent must be there. Waits for a copy under way.
+
+        Of a file that is about to be truncated only the first `keep` bytes are wanted.
 
         Does nothing when the node is in the upper already. Raises ENOENT in the place of the
         parent that is missing, and what copying gives otherwise; the upper is then as it was.

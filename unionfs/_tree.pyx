@@ -102,6 +102,7 @@ from unionfs._sys cimport (
 )
 
 ROOT = ROOT_ID
+WHOLE = 0x7FFFFFFFFFFFFFFF
 RENAME_DIR = {
     "copy": RENAME_DIR_COPY, "redirect": RENAME_DIR_REDIRECT, "exdev": RENAME_DIR_EXDEV}
 
@@ -511,12 +512,12 @@ cdef int tree_readdir(Table *t, Op *op, uint64_t node, uint64_t offset, Fill fil
     return r
 
 
-cdef int tree_copy_up(Table *t, Op *op, uint64_t node) noexcept nogil:
+cdef int tree_copy_up(Table *t, Op *op, uint64_t node, uint64_t keep) noexcept nogil:
     cdef Node *n = node_pin(t, node)
     cdef int r
     if n == NULL:
         return -ESTALE
-    r = copy_up(t, n, <uint64_t>-1, op.may_wait) if t.writable or n.state == UPPER else -EROFS
+    r = copy_up(t, n, keep, op.may_wait) if t.writable or n.state == UPPER else -EROFS
     node_unpin(t, n)
     return r
 
@@ -780,7 +781,7 @@ cdef class Tree:
         if op.prepare_kind == PREPARE_WHOLE:
             copyup.make_whole(self, op.prepare_node)
         else:
-            copyup.bring_up(self, op.prepare_node)
+            copyup.bring_up(self, op.prepare_node, op.prepare_keep)
         return 1
 
     def lookup(self, parent, bytes name):
@@ -904,12 +905,25 @@ cdef class Tree:
         cdef Table *t = self._open()
         cdef Op op = operation(0, 0, 0)
         cdef int r
-        while True:
-            r = tree_rename(t, &op, parent, name, len(name), new_parent, new_name, len(new_name),
-                            flags)
-            if not self._again(r, &op):
-                break
+        # What has to be prepared must outlive the first try, as it does when the kernel holds it.
+        held = [*self._found(parent, name), *self._found(new_parent, new_name)]
+        try:
+            while True:
+                r = tree_rename(t, &op, parent, name, len(name), new_parent, new_name,
+                                len(new_name), flags)
+                if not self._again(r, &op):
+                    break
+        finally:
+            for node in held:
+                self.forget(node)
         check(r)
+
+    def _found(self, parent, bytes name):
+        """The node of a name, with a reference, or nothing."""
+        try:
+            return [self.lookup(parent, name)[0]]
+        except OSError:
+            return []           # the operation itself says why
 
     def read(self, node, size, offset=0):
         cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
@@ -1009,13 +1023,13 @@ cdef class Tree:
         finally:
             node_unpin(t, n)
 
-    def copy_up(self, node):
+    def copy_up(self, node, keep=WHOLE):
         cdef Table *t = self._open()
         cdef Op op = operation(0, 0, 0)
-        cdef uint64_t n = node
+        cdef uint64_t n = node, wanted = keep
         cdef int r
         with nogil:
-            r = tree_copy_up(t, &op, n)
+            r = tree_copy_up(t, &op, n, wanted)
         check(r)
 
     def make_whole(self, node):

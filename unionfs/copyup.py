@@ -8,7 +8,7 @@ missing, which happens when a rename moves the node while we climb.  Then we loo
 from collections.abc import Iterator
 from typing import Final
 
-from unionfs._tree import Tree
+from unionfs._tree import WHOLE, Tree
 
 #: Files up to this size the fast path copies up by itself, if their directory is in the upper:
 #: a round through Python costs about as much as copying so many bytes.  In bytes.
@@ -18,16 +18,17 @@ INLINE_LIMIT: Final = 1 << 20
 _ATTEMPTS: Final = 100
 
 
-def bring_up(tree: Tree, node: int) -> None:
+def bring_up(tree: Tree, node: int, keep: int = WHOLE) -> None:
     """Bring a node into the upper, and before it every directory above that is missing there.
 
+    Of a file that is about to be truncated only the first `keep` bytes are brought.
     Raises OSError as copying does; directories that were brought up before it stay, which
     changes nothing visible.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             for rung in reversed(_missing(tree, node)):
-                tree.copy_up(rung)
+                tree.copy_up(rung, keep if rung == node else WHOLE)
         except FileNotFoundError:
             if attempt == _ATTEMPTS:
                 raise

@@ -1,8 +1,8 @@
 """The slow path: a pyfuse3.Operations whose handlers prepare what the fast path then does.
 
-Only two requests ever come this way (see _parking): OPEN asks for a node to be brought into the
-upper, OPENDIR for a directory to be made whole.  Both are answered when that is done; nothing
-is opened by them.
+Only three requests ever come this way (see _parking): OPEN asks for a node to be brought into the
+upper, SETATTR with a size for as much of it as a truncation leaves, OPENDIR for a directory to be
+made whole.  They are answered when that is done; nothing is opened or set by them.
 """
 
 from collections.abc import Callable
@@ -33,6 +33,18 @@ class Preparing(pyfuse3.Operations):
         await self._prepare(copyup.bring_up, inode)
         return pyfuse3.FileInfo()
 
+    async def setattr(
+        self,
+        inode: pyfuse3.InodeT,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: pyfuse3.FileHandleT | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """The same, of a file of which only the first `st_size` bytes are wanted."""
+        await self._prepare(copyup.bring_up, inode, attr.st_size)
+        return pyfuse3.EntryAttributes()
+
     async def opendir(
         self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileHandleT:
@@ -40,10 +52,10 @@ class Preparing(pyfuse3.Operations):
         await self._prepare(copyup.make_whole, inode)
         return pyfuse3.FileHandleT(0)
 
-    async def _prepare(self, what: Callable[[Tree, int], None], node: int) -> None:
+    async def _prepare(self, what: Callable[..., None], node: int, *rest: int) -> None:
         """Run `what` in a worker thread; its errors become errnos, and a bug becomes EIO."""
         try:
-            await trio.to_thread.run_sync(what, self._tree, node, limiter=self._limiter)
+            await trio.to_thread.run_sync(what, self._tree, node, *rest, limiter=self._limiter)
         except OSError as error:
             raise pyfuse3.FUSEError(error.errno or EIO) from None
         except Exception:

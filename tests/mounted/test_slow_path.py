@@ -1,6 +1,7 @@
 """A slow path that dies in the middle of work: EIO for what waited, then work goes on."""
 
 import errno
+import json
 import os
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from tests.mounted.harness import Union, fails_with, only_unionfs, wait_until
 from tests.mounted.trees import branch, build
 from unionfs import copyup
 from unionfs._tree import Tree
+from unionfs.xattrs import STATUS
 
 pytestmark = [only_unionfs, pytest.mark.timeout(60)]
 
@@ -42,7 +44,7 @@ def switch(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     switch.mkdir()
     bring_up = copyup.bring_up
 
-    def patched(tree: Tree, node: int) -> None:
+    def patched(tree: Tree, node: int, *keep: int) -> None:
         (switch / f"asked{node}").touch()
         until = time.monotonic() + HOLD
         while (switch / "hold").exists() and time.monotonic() < until:
@@ -51,7 +53,7 @@ def switch(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             raise Crash
         if (switch / "error").exists():
             raise ValueError("a mistake in a handler")
-        bring_up(tree, node)
+        bring_up(tree, node, *keep)
 
     monkeypatch.setattr(copyup, "bring_up", patched)
     return switch
@@ -75,6 +77,22 @@ def write_at_start(path: Path) -> None:
         os.write(descriptor, b"new")
     finally:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("size", [copyup.INLINE_LIMIT + 1, copyup.INLINE_LIMIT // 2])
+def test_a_truncation_copies_what_it_leaves(place: Path, size: int) -> None:
+    union = Union(place)
+    content = os.urandom(8 * copyup.INLINE_LIMIT)
+    build(union.lower, {"dir/file": content, "other": content})
+    with union:
+        os.truncate(union.mountpoint / "dir/file", size)
+        assert (union.mountpoint / "dir/file").read_bytes() == content[:size]
+        status = json.loads(os.getxattr(union.mountpoint, STATUS))
+        assert status["copy_up_bytes"] == size
+        os.truncate(union.mountpoint / "other", len(content) + 1)
+        assert (union.mountpoint / "other").read_bytes() == content + b"\0"
+        union.remount()
+        assert (union.mountpoint / "dir/file").read_bytes() == content[:size]
 
 
 @pytest.mark.parametrize("how", ["crash", "error"])

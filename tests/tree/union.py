@@ -135,10 +135,6 @@ class Union:
         self.tree.rmdir(*self.place(path))
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
-        # The kernel holds both names when it asks; what has to be prepared for is then known.
-        for path in (old, new):
-            if self.exists(path):
-                self.node(path)
         self.tree.rename(*self.place(old), *self.place(new), flags)
 
     def branch(self, path: str) -> int:

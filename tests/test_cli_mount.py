@@ -442,14 +442,18 @@ def test_status(place: Directories) -> None:
 def test_where(place: Directories) -> None:
     (place.lower2 / "d").mkdir()
     (place.upper / "c").touch()
+    (place.lower2 / "link").symlink_to("nowhere")
+    os.mkfifo(place.upper / "fifo")
     run(MOUNT, f"{place.lower}:{place.lower2}", place.upper, place.mountpoint)
-    names = ["a", "b", "c", "d", ""]
+    names = ["a", "b", "c", "d", "link", "fifo", ""]
     said = run("unionfs-where", *(place.mountpoint / name for name in names))
     assert said.splitlines() == [
         f"lower 1\t{place.lower}/a",
         f"lower 2\t{place.lower2}/b",
         f"upper\t{place.upper}/c",
         f"lower 2\t{place.lower2}/d",
+        f"lower 2\t{place.lower2}/link",
+        f"upper\t{place.upper}/fifo",
         f"upper\t{place.upper}",
     ]
     (place.mountpoint / "b").write_text("changed")

@@ -43,6 +43,7 @@ from unionfs._nodes cimport (
     dir_hide_ctime,
     dir_ref,
     fd_close_doomed,
+    fd_with_data,
     fd_retire_locked,
     link_name,
     name_find_locked,
@@ -332,6 +333,7 @@ cdef int open_source(Copy *c, int dirfd, const char *name) noexcept nogil:
         c.source = sys_open_beneath(dirfd, name, flags | O_NOATIME, 0)
         if c.source == -EPERM:
             c.source = sys_open_beneath(dirfd, name, flags, 0)
+        c.source = fd_with_data(c.t, c.source)
     else:
         c.source = sys_open_beneath(dirfd, name, flags, 0)
     if c.source < 0:

@@ -261,6 +261,9 @@ cdef int64_t node_getxattr(Table *t, Node *n, const char *name, void *value,
 cdef void node_set_xattr(Table *t, Node *n) noexcept nogil
 # A private descriptor that keeps the file when its last name goes.
 cdef int node_open_orphan(Table *t, Node *n) noexcept nogil
+# A descriptor just opened of a lower's file, which is closed (-EIO) where the data is not in it:
+# kernel overlayfs' metacopy. Holes would be wrong bytes.
+cdef int fd_with_data(const Table *t, int fd) noexcept nogil
 cdef int node_data_ref(Table *t, Node *n, bint write, Ref *ref) noexcept nogil
 # How often the directory's names have changed until now.
 cdef uint32_t dir_changes(Table *t, Node *directory) noexcept nogil

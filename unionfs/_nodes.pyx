@@ -4,7 +4,7 @@
 A file is reached by one name relative to a descriptor of its directory, never by an absolute
 path: renames above it, deep trees and links planted in a branch then need no special case.
 """
-from libc.errno cimport EACCES, ENODATA, ENOTDIR, EPERM, EROFS, ESTALE, ETXTBSY
+from libc.errno cimport EACCES, EIO, ENODATA, ENOTDIR, EPERM, EROFS, ESTALE, ETXTBSY
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -900,6 +900,16 @@ cdef int node_path_ref(Table *t, Node *n, Ref *ref) noexcept nogil:
     return 0
 
 
+cdef int fd_with_data(const Table *t, int fd) noexcept nogil:
+    cdef const char *name = b"trusted.overlay.metacopy"
+    if not t.trusted:
+        name = b"user.overlay.metacopy"
+    if fd < 0 or sys_getxattr(fd, name, NULL, 0) < 0:
+        return fd
+    sys_close(fd)
+    return -EIO
+
+
 cdef int node_open_data(Table *t, Node *n, bint write, uint32_t *seq,
                         bint *writable) noexcept nogil:
     cdef int fd
@@ -915,7 +925,7 @@ cdef int node_open_data(Table *t, Node *n, bint write, uint32_t *seq,
     fd = node_open(t, n, O_RDONLY | O_NONBLOCK | O_NOATIME, seq)
     if fd == -EPERM:
         fd = node_open(t, n, O_RDONLY | O_NONBLOCK, seq)
-    return fd
+    return fd_with_data(t, fd) if n.branch != 0 else fd
 
 
 cdef int node_data_ref(Table *t, Node *n, bint write, Ref *ref) noexcept nogil:
@@ -1011,7 +1021,7 @@ cdef int node_open_orphan(Table *t, Node *n) noexcept nogil:
     cdef int fd, r
     if n.type == S_IFREG and n.data == NULL and n.orphan_fd < 0:
         fd = node_open_data(t, n, False, &seq, &writable)
-        if fd != -EACCES and fd != -EPERM:
+        if fd != -EACCES and fd != -EPERM and fd != -EIO:
             return fd
     r = node_path_ref(t, n, &ref)
     if r < 0:

@@ -207,8 +207,14 @@ cdef int put_where(Text *text, Call *call) noexcept nogil:
     return 0
 
 
+cdef bint is_where(const char *name) noexcept nogil:
+    # For user.* of links and special files the kernel answers by itself (xattr(7)).
+    return (strcmp(name, b"user.unionfs.where") == 0
+            or strcmp(name, b"security.unionfs.where") == 0)
+
+
 cdef bint is_own_xattr(const char *name) noexcept nogil:
-    return strcmp(name, b"user.unionfs.status") == 0 or strcmp(name, b"user.unionfs.where") == 0
+    return strcmp(name, b"user.unionfs.status") == 0 or is_where(name)
 
 
 cdef int64_t own_xattr(Call *call, const char *name) noexcept nogil:
@@ -218,7 +224,7 @@ cdef int64_t own_xattr(Call *call, const char *name) noexcept nogil:
     text.at = call.reply
     text.room = VALUE_CAPACITY
     text.used = 0
-    if strcmp(name, b"user.unionfs.where") == 0:
+    if is_where(name):
         result = put_where(&text, call)
     elif call.header.nodeid == ROOT_NODE:
         put_status(&text, call.channel)

@@ -34,7 +34,9 @@ OPAQUE: Final = (*OVERLAY_OPAQUE, "user.fuseoverlayfs.opaque")
 
 #: Answers that a mount gives and no file stores.
 STATUS: Final = "user.unionfs.status"  #: of the mount's root: counters, as JSON
-WHERE: Final = "user.unionfs.where"  #: of any file: the branch it comes from, and its path there
+#: Of any file: the branch it comes from, and its path there.  `user.unionfs.where` says the same,
+#: but the kernel answers for user.* of links and special files by itself (xattr(7)).
+WHERE: Final = "security.unionfs.where"
 
 
 def shown_name(stored: str) -> str | None:

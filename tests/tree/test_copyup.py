@@ -544,3 +544,33 @@ def test_a_filesystem_without_attributes(tmpfs: Callable[..., Path]) -> None:
     union.restart()
     assert sorted(union.walk()) == seen
     union.restart()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_data_that_is_in_another_layer(union: Union, trusted: bool) -> None:
+    """Kernel overlayfs' metacopy: an error, never holes in the place of what it says."""
+    put(union.lowers[0], "meta", "gone", "replaced", "plain")
+    put(union.lowers[1], "meta", "gone", "replaced", "plain")
+    kind = "trusted" if trusted else "user"
+    for name in ("meta", "gone", "replaced"):
+        place = union.lower / name
+        os.truncate(place, 0)
+        os.truncate(place, 100_000)
+        os.setxattr(place, f"{kind}.overlay.metacopy", b"")
+    union.restart(trusted=trusted)
+    assert union.stat("meta").st_size == 100_000
+    for _ in range(2):
+        with fails(errno.EIO):
+            union.read("meta")
+        with fails(errno.EIO):
+            union.write("meta", b"x")
+        with fails(errno.EIO):
+            union.tree.setattr(union.node("meta"), mode=0o600)
+        assert on_disk(union.upper) == {}
+        assert union.scratch() == set()
+        union.restart()
+    assert union.read("plain") == b"lower1: plain"
+    union.unlink("gone")
+    union.rename("plain", "replaced")
+    assert union.names() == ["meta", "replaced"]
+    assert union.read("replaced") == b"lower1: plain"

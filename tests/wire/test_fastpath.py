@@ -395,7 +395,7 @@ def test_status_is_the_roots(serve: Serve) -> None:
 
 def test_the_answers_cannot_be_stored(serve: Serve) -> None:
     wire = serve().wire
-    for name in (b"user.unionfs.status\0", b"user.unionfs.where\0"):
+    for name in (b"user.unionfs.status\0", b"user.unionfs.where\0", b"security.unionfs.where\0"):
         for opcode, body in (
             ("SETXATTR", struct.pack("=IIII", 1, 0, 0, 0) + name + b"x"),
             ("REMOVEXATTR", name),

@@ -188,6 +188,7 @@ class Unionfs(Checked):
     whiteout: str = "aufs"
     rename_dir: str = "exdev"
     copyup: str = "change"
+    passed_over: frozenset[str] = frozenset()
     _mounted: ExitStack = field(default_factory=ExitStack)
 
     def mount(self, layout: Layout) -> None:

@@ -12,8 +12,9 @@ BUILD_PACKAGES=(
 # What the tests compare with and run on a mount. A test whose program is missing says so.
 TEST_PACKAGES=(
     acl attr btrfs-progs bubblewrap buildah busybox-static crun debootstrap dpkg-dev e2fsprogs
-    fio fuse-overlayfs git libcap2-bin libpython3.11-testsuite mergerfs podman procps rsync runc
-    sqlite3 strace uidmap unionfs-fuse util-linux xfsprogs xz-utils
+    fio fuse-overlayfs git libcap2-bin libpython3.11-testsuite mergerfs podman procps python3-pip
+    python3-setuptools python3-wheel rsync runc sqlite3 strace uidmap unionfs-fuse util-linux
+    xfsprogs xz-utils
 )
 
 say() { printf '== %s\n' "$*" >&2; }

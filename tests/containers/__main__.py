@@ -7,7 +7,7 @@ from typing import get_args
 
 from tests.containers.bed import Bed, Failed
 from tests.containers.engines import Driver, Engine, Who
-from tests.containers.steps import STEPS
+from tests.containers.steps import STEPS, NotHere
 from tests.mounted.trees import differences
 
 
@@ -48,6 +48,8 @@ def judge(name: str, engine: Engine, wanted: object) -> tuple[str, object]:
         found = STEPS[name](engine)
     except (AssertionError, KeyError) as error:
         return f"wrong\n{error}", None
+    except NotHere as error:
+        return f"not here\n{error}", None
     except Failed as error:
         return f"failed\n{error}", None
     if wanted is None:

@@ -4,7 +4,7 @@ A step is a function of an `Engine`.  It asserts what must hold over every drive
 what it saw: over every driver the same.
 """
 
-from tests.containers.steps import building, carrying, running
-from tests.containers.steps.registry import STEPS, Step
+from tests.containers.steps import building, carrying, installing, running
+from tests.containers.steps.registry import STEPS, NotHere, Step
 
-__all__ = ["STEPS", "Step", "building", "carrying", "running"]
+__all__ = ["STEPS", "NotHere", "Step", "building", "carrying", "installing", "running"]

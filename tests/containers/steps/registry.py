@@ -6,6 +6,11 @@ from tests.containers.engines import Engine
 
 Step = Callable[[Engine], object]
 
+
+class NotHere(Exception):
+    """This machine does not have what the step needs; the message names it."""
+
+
 #: By name.
 STEPS: dict[str, Step] = {}
 

@@ -255,7 +255,7 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
     if r == 0 and wanted.valid & SET_KILL_SUIDGID and not wanted.valid & SET_SIZE:
         r = kill_set_ids(t, ref.fd)
     if r == 0 and wanted.valid & SET_MODE:
-        if t.branch[0].override == NULL:
+        if t.branch[0].override.name == NULL:
             r = keep_origin(t, n, ref.fd, wanted.mode)
         if r == 0:
             r = owner_chmod(t, ref.fd, wanted.mode & 0o7777)

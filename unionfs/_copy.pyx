@@ -200,7 +200,7 @@ cdef struct Copy:
 
 cdef int copy_attributes(Copy *c) noexcept nogil:
     """Owner, mode, xattrs, origin, times: in the order in which none undoes another."""
-    cdef bint records = c.t.branch[0].override != NULL
+    cdef bint records = c.t.branch[0].override.name != NULL
     cdef TimeSpec times[2]
     cdef int r = 0
     # A chown clears set-id bits and capabilities, so it comes first.

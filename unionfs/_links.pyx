@@ -59,7 +59,7 @@ cdef int links_find(Table *t, uint64_t ino, Stat *st, uint32_t *count) noexcept 
         return 0
     if r < 0:
         return r
-    override_show_at(t.branch[0].override, t.links_fd, name, st)
+    override_show_at(&t.branch[0].override, t.links_fd, name, st)
     return 1
 
 

@@ -41,7 +41,6 @@ from unionfs._sys cimport (
     O_NOATIME,
     O_RDONLY,
     S_IFMT,
-    S_IFREG,
     DirEntry,
     Stat,
     mutex_lock,
@@ -228,18 +227,16 @@ cdef int add_found(Table *t, Listing *l, int fd, uint16_t branch, uint32_t flags
             return 0
         return 0 if listing_append(l, name, length, 0, 0, branch,
                                    ENTRY_WHITEOUT | ENTRY_CLOSED) != NULL else -ENOMEM
-    if dtype == DT_CHR or dtype == DT_UNKNOWN:
+    # A regular file may stand for a device or the like.
+    if dtype in (DT_CHR, DT_UNKNOWN) or (
+            dtype == DT_REG and t.branch[branch].override.name != NULL):
         r = sys_statx(fd, name, 0, &st)
         if r == -ENOENT:
             return 0
         if r < 0:
             return r
         whiteout = mark_is_whiteout(&st)
-        override_show_at(t.branch[branch].override, fd, name, &st)
-        dtype = (st.stx_mode & S_IFMT) >> 12
-    elif dtype == DT_REG and t.branch[branch].override != NULL:
-        st.stx_mode = S_IFREG   # of which a record may make a device or the like
-        override_show_at(t.branch[branch].override, fd, name, &st)
+        override_show_at(&t.branch[branch].override, fd, name, &st)
         dtype = (st.stx_mode & S_IFMT) >> 12
     e = listing_find_locked(l, name, length)
     if e == NULL:

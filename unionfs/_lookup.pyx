@@ -252,7 +252,7 @@ cdef int search(Table *t, Node *parent, const char *name, size_t length,
             r = 1               # a file below a directory is hidden by it
         elif r == 0:
             if found.count == 0:
-                override_show_at(t.branch[branch].override, ref.fd, name, &st)
+                override_show_at(&t.branch[branch].override, ref.fd, name, &st)
                 found.st = st
                 found.ino = find_ino(t, parent, ref.fd, name, <uint16_t>branch, st.stx_ino)
                 found.data = <uint16_t>branch

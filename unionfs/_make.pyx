@@ -216,7 +216,7 @@ cdef int give_owner(const Table *t, const Make *make, uint32_t mode, int parent_
     r = owner_stat(t, 0, parent_fd, &above)
     if r < 0:
         return r
-    if t.branch[0].override != NULL:
+    if t.branch[0].override.name != NULL:
         return record_owner(t, make, mode, &above, born)
     if above.stx_mode & S_ISGID:
         gid = born.st.stx_gid
@@ -244,7 +244,7 @@ cdef int make_owned(Table *t, Op *op, const Make *make, Node *parent, int parent
     r = make_file(t, op, make, mode, dirfd, name, born)
     if r == 0 and make.source == NULL:
         if (born.st.stx_uid != make.uid or born.st.stx_gid != make.gid
-                or mode & (S_ISUID | S_ISGID) or t.branch[0].override != NULL):
+                or mode & (S_ISUID | S_ISGID) or t.branch[0].override.name != NULL):
             r = give_owner(t, make, mode, parent_fd, born)
         if r < 0:
             sys_unlinkat(dirfd, name, AT_REMOVEDIR if (mode & S_IFMT) == S_IFDIR else 0)
@@ -259,7 +259,7 @@ cdef bint takes_several_steps(const Table *t, const Make *make, Node *parent,
     """Is the file not what it has to be as soon as it is created?"""
     return make.source == NULL and (
         make.uid != t.uid or make.gid != t.gid or make.mode & (S_ISUID | S_ISGID)
-        or t.branch[0].override != NULL or hides_acl(t, parent, parent_fd))
+        or t.branch[0].override.name != NULL or hides_acl(t, parent, parent_fd))
 
 
 cdef int make_unnamed(const Table *t, const Op *op, const Make *make, Node *parent,

@@ -16,6 +16,7 @@ A node in state COPYING may be looked up and read; what changes it or its names 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from unionfs._idmap cimport IdMap
+from unionfs._override cimport Override
 from unionfs._sys cimport Cond, Mutex, Stat, StatTime
 
 cdef enum:
@@ -147,7 +148,7 @@ cdef struct Branch:
     int fd
     uint64_t dev
     uint32_t fs             # branches on one filesystem share a number; the upper's is 0
-    const char *override    # the attribute in which it keeps owners and modes (_override.pxd)
+    Override override       # whether and how it keeps owners and modes in an attribute
 
 cdef struct Handle:
     # An open file where OPEN is kept: the rights of the moment of opening.
@@ -174,6 +175,7 @@ cdef struct Table:
     bint trusted            # trusted.* xattrs may be written
     uint32_t uid            # who owns what the daemon creates
     uint32_t gid
+    uint32_t stranger       # see Override
     IdMap uids              # ids on the branches and on the mount
     IdMap gids
     bint maps_ids           # some of them differ

@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, strdup, strncmp
 
 from unionfs._idmap cimport id_show_owner
-from unionfs._override cimport override_show, override_show_at
+from unionfs._override cimport Override, override_show, override_show_at
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     O_DIRECTORY,
@@ -803,13 +803,13 @@ cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil:
     """The node's attributes as the union shows them. The node must be pinned."""
     cdef Ref ref
     cdef char text[NAME_LIMIT + 1]
-    cdef const char *override
+    cdef const Override *override
     cdef uint32_t seq = 0
     cdef int r = -ESTALE, _attempt
     for _attempt in range(ATTEMPTS):
         mutex_lock(&t.lock)
         ref.fd = -1
-        override = t.branch[n.branch].override
+        override = &t.branch[n.branch].override
         if n.orphan_fd >= 0:
             ref_borrow(&ref, n.orphan_fd)
         elif n.id == ROOT_ID:

@@ -7,21 +7,33 @@ file without is as it looks. The names are fuse-overlayfs' and containers/storag
 decimal, the mode octal. `type` is file, dir, symlink, pipe, socket, block-MAJOR-MINOR or
 char-MAJOR-MINOR; fuse-overlayfs 1.10 leaves it out, and the file then has its own. Devices, FIFOs
 and sockets are empty regular files.
+
+Whoever owns a file can write its user.* attributes. A record counts only where that gives him
+nothing: on a file of the daemon's; on another where it names the file's own user and group, no
+device, and no set-group-id bit that the file does not have.
 """
 from libc.stdint cimport uint32_t
 
 from unionfs._sys cimport Stat
 
-# The attribute that a branch keeps them in, by its root directory; NULL: it does not.
-cdef const char *override_of(int root) noexcept nogil
+cdef struct Override:
+    const char *name        # the attribute; NULL: the branch keeps nothing there
+    bint by_root            # security.*, which only root can write
+    uint32_t owner          # whose files may say anything: the daemon's,
+    uint32_t stranger       # and in a user namespace those of the users it does not know
 
-# Below, `name` is the branch's attribute, which may be NULL: then nothing happens. A record that
-# cannot be understood counts as none.
-cdef void override_show(const char *name, int fd, Stat *st) noexcept nogil
-cdef void override_show_at(const char *name, int dirfd, const char *file, Stat *st) noexcept nogil
+# How the branch with this root directory keeps them; `stranger` is NO_ID in the first namespace.
+cdef Override override_of(int root, uint32_t owner, uint32_t stranger) noexcept nogil
+# May a record say anything about this file?
+cdef bint override_trusts(const Override *o, const Stat *stored) noexcept nogil
+
+# Below nothing happens where the branch keeps nothing. A record that cannot be understood, or does
+# not count, is none.
+cdef void override_show(const Override *o, int fd, Stat *st) noexcept nogil
+cdef void override_show_at(const Override *o, int dirfd, const char *file, Stat *st) noexcept nogil
 # Records the owner, the mode, the type and the device numbers in *st. -EPERM for a file that cannot
 # have the attribute: user.* exists on regular files and directories only (xattr(7)).
-cdef int override_write(const char *name, int fd, const Stat *st) noexcept nogil
+cdef int override_write(const Override *o, int fd, const Stat *st) noexcept nogil
 # The permissions that the file itself gets: the daemon can always read and write it, set-id bits
 # have no effect, and nobody else may do more than the record says.
 cdef uint32_t override_mode(uint32_t mode) noexcept nogil

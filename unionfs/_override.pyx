@@ -13,6 +13,7 @@ from unionfs._sys cimport (
     S_IFMT,
     S_IFREG,
     S_IFSOCK,
+    S_ISGID,
     Stat,
     sys_getxattr,
     sys_getxattrat,
@@ -29,12 +30,23 @@ cdef const char **names = [
     b"user.containers.override_stat"]
 
 
-cdef const char *override_of(int root) noexcept nogil:
+cdef Override override_of(int root, uint32_t owner, uint32_t stranger) noexcept nogil:
+    cdef Override o
     cdef int i
+    o.name = NULL
+    o.by_root = False
+    o.owner = owner
+    o.stranger = stranger
     for i in range(NAMES):
         if sys_getxattr(root, names[i], NULL, 0) >= 0:
-            return names[i]
-    return NULL
+            o.name = names[i]
+            o.by_root = i == 0
+            break
+    return o
+
+
+cdef bint override_trusts(const Override *o, const Stat *stored) noexcept nogil:
+    return o.by_root or stored.stx_uid == o.owner or stored.stx_uid == o.stranger
 
 
 cdef uint32_t read_type(const char *text, uint32_t *major, uint32_t *minor) noexcept nogil:
@@ -50,7 +62,7 @@ cdef uint32_t read_type(const char *text, uint32_t *major, uint32_t *minor) noex
     return 0
 
 
-cdef void apply(char *record, int64_t length, Stat *st) noexcept nogil:
+cdef void apply(const Override *o, char *record, int64_t length, Stat *st) noexcept nogil:
     cdef char text[32]
     cdef uint32_t uid, gid, mode, type_ = 0, major = 0, minor = 0
     cdef int fields
@@ -60,8 +72,15 @@ cdef void apply(char *record, int64_t length, Stat *st) noexcept nogil:
     fields = sscanf(record, b"%u:%u:%o:%31s", &uid, &gid, &mode, text)
     if fields < 3:
         return
+    if not override_trusts(o, st):
+        if uid != st.stx_uid or gid != st.stx_gid:
+            return
+        # chmod(2) by an owner outside the group would not set this bit.
+        mode &= ~<uint32_t>S_ISGID | (st.stx_mode & S_ISGID)
     if fields == 4 and (st.stx_mode & S_IFMT) == S_IFREG:
         type_ = read_type(text, &major, &minor)
+    if (type_ == S_IFCHR or type_ == S_IFBLK) and not override_trusts(o, st):
+        return
     if type_ == 0:
         type_ = st.stx_mode & S_IFMT
     else:
@@ -72,16 +91,16 @@ cdef void apply(char *record, int64_t length, Stat *st) noexcept nogil:
     st.stx_mode = <uint16_t>(type_ | (mode & 0o7777))
 
 
-cdef void override_show(const char *name, int fd, Stat *st) noexcept nogil:
+cdef void override_show(const Override *o, int fd, Stat *st) noexcept nogil:
     cdef char record[RECORD_SIZE]
-    if name != NULL:
-        apply(record, sys_getxattr(fd, name, record, RECORD_SIZE - 1), st)
+    if o.name != NULL:
+        apply(o, record, sys_getxattr(fd, o.name, record, RECORD_SIZE - 1), st)
 
 
-cdef void override_show_at(const char *name, int dirfd, const char *file, Stat *st) noexcept nogil:
+cdef void override_show_at(const Override *o, int dirfd, const char *file, Stat *st) noexcept nogil:
     cdef char record[RECORD_SIZE]
-    if name != NULL:
-        apply(record, sys_getxattrat(dirfd, file, name, record, RECORD_SIZE - 1), st)
+    if o.name != NULL:
+        apply(o, record, sys_getxattrat(dirfd, file, o.name, record, RECORD_SIZE - 1), st)
 
 
 cdef void write_type(char *text, size_t size, const Stat *st) noexcept nogil:
@@ -102,16 +121,16 @@ cdef void write_type(char *text, size_t size, const Stat *st) noexcept nogil:
     snprintf(text, size, b"%s", word)
 
 
-cdef int override_write(const char *name, int fd, const Stat *st) noexcept nogil:
+cdef int override_write(const Override *o, int fd, const Stat *st) noexcept nogil:
     cdef char type_[32]
     cdef char record[RECORD_SIZE]
     cdef int length
-    if name == NULL:
+    if o.name == NULL:
         return 0
     write_type(type_, sizeof(type_), st)
     length = snprintf(record, RECORD_SIZE, b"%u:%u:0%o:%s", st.stx_uid, st.stx_gid,
                       <unsigned>(st.stx_mode & 0o7777), type_)
-    return sys_setxattr(fd, name, record, <size_t>length, 0)
+    return sys_setxattr(fd, o.name, record, <size_t>length, 0)
 
 
 cdef uint32_t override_mode(uint32_t mode) noexcept nogil:

@@ -5,7 +5,13 @@ from libc.stdint cimport uint16_t, uint32_t
 
 from unionfs._idmap cimport NO_ID, OVERFLOW_ID, IdMap, id_store
 from unionfs._nodes cimport Table
-from unionfs._override cimport override_mode, override_show, override_write
+from unionfs._override cimport (
+    Override,
+    override_mode,
+    override_show,
+    override_trusts,
+    override_write,
+)
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     S_IFBLK,
@@ -31,7 +37,7 @@ from unionfs._sys cimport (
 cdef int owner_stat(const Table *t, uint16_t branch, int fd, Stat *st) noexcept nogil:
     cdef int r = sys_statx(fd, b"", AT_EMPTY_PATH, st)
     if r == 0:
-        override_show(t.branch[branch].override, fd, st)
+        override_show(&t.branch[branch].override, fd, st)
     return r
 
 
@@ -69,18 +75,19 @@ cdef int give_inode(const Table *t, int fd, uint32_t uid, uint32_t gid) noexcept
 # --- the record's --------------------------------------------------------------------------
 
 cdef uint32_t owner_stored_type(const Table *t, uint32_t type_) noexcept nogil:
-    if t.branch[0].override != NULL and type_ in (S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK):
+    if t.branch[0].override.name != NULL and type_ in (S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK):
         return S_IFREG
     return type_
 
 
 cdef uint32_t owner_first_mode(const Table *t, uint32_t mode) noexcept nogil:
     # Set-id bits come last: a chown would clear them.
-    return override_mode(mode) if t.branch[0].override != NULL else mode & 0o1777
+    return override_mode(mode) if t.branch[0].override.name != NULL else mode & 0o1777
 
 
 cdef int set_inode(const Table *t, int fd, const Stat *st) noexcept nogil:
-    """For a file that can have no record: what the daemon may do is done to the file itself."""
+    """For a file whose record could not be written, or would not count: what the daemon may do is
+    done to the file itself."""
     cdef int r = give_inode(t, fd, st.stx_uid, st.stx_gid)
     if (st.stx_mode & S_IFMT) == S_IFLNK:
         # Who owns a link matters to nobody but programs that restore it with everything else.
@@ -89,11 +96,23 @@ cdef int set_inode(const Table *t, int fd, const Stat *st) noexcept nogil:
 
 
 cdef int owner_record(const Table *t, int fd, const Stat *st) noexcept nogil:
+    cdef const Override *o = &t.branch[0].override
     cdef uint32_t type_ = st.stx_mode & S_IFMT
-    cdef int r = override_write(t.branch[0].override, fd, st)
+    cdef Stat stored
+    cdef int r
+    if o.name == NULL:
+        return 0
+    r = sys_statx(fd, b"", AT_EMPTY_PATH, &stored)
+    if r == 0 and not override_trusts(o, &stored):
+        r = set_inode(t, fd, st)
+        if r == 0 and sys_getxattr(fd, o.name, NULL, 0) >= 0:
+            r = override_write(o, fd, st)   # which may have said otherwise
+        return r
+    if r == 0:
+        r = override_write(o, fd, st)
     if r == -EPERM and type_ != S_IFREG and type_ != S_IFDIR:
         return set_inode(t, fd, st)
-    if r < 0 or t.branch[0].override == NULL or type_ == S_IFLNK:
+    if r < 0 or type_ == S_IFLNK:
         return r
     return sys_chmodfd(fd, override_mode(st.stx_mode))
 
@@ -119,7 +138,7 @@ cdef int give_record(const Table *t, int fd, uint32_t uid, uint32_t gid) noexcep
 
 
 cdef int owner_give(const Table *t, int fd, uint32_t uid, uint32_t gid) noexcept nogil:
-    if t.branch[0].override != NULL:
+    if t.branch[0].override.name != NULL:
         return give_record(t, fd, uid, gid)
     return give_inode(t, fd, uid, gid)
 
@@ -127,7 +146,7 @@ cdef int owner_give(const Table *t, int fd, uint32_t uid, uint32_t gid) noexcept
 cdef int owner_chmod(const Table *t, int fd, uint32_t mode) noexcept nogil:
     cdef Stat st
     cdef int r
-    if t.branch[0].override == NULL:
+    if t.branch[0].override.name == NULL:
         return sys_chmodfd(fd, mode)
     r = owner_stat(t, 0, fd, &st)
     if r < 0:

@@ -39,6 +39,7 @@ class Tree:
 
     A branch that keeps owners and modes in an attribute (see _override.pxd) is known by its root
     directory. Without `acls`, and where the topmost branch is such a one, there are no POSIX ACLs.
+    `stranger` is the id of users that this user namespace does not know, None in the first one.
     With `static_nlink` every directory has the link count 1.
     """
 
@@ -63,6 +64,7 @@ class Tree:
         squash_gid: int | None = None,
         acls: bool = True,
         static_nlink: bool = False,
+        stranger: int | None = None,
     ) -> None: ...
     def close(self) -> None: ...
 

@@ -44,7 +44,7 @@ from unionfs._content cimport (
 from unionfs._copy cimport copy_up
 from unionfs._handles cimport handle_backing, handle_count, handle_new, handle_release
 from unionfs._identity cimport BIRTH, birth_text, origins_open, show_ino
-from unionfs._idmap cimport IdMap, IdRange
+from unionfs._idmap cimport NO_ID, IdMap, IdRange
 from unionfs._links cimport links_open
 from unionfs._listing cimport listing_shrink
 from unionfs._lookup cimport child_find
@@ -655,7 +655,8 @@ cdef class Tree:
     def __cinit__(self, lowers, upper=None, work=None, *, whiteout="aufs", rename_dir="copy",
                   durable=True, trusted=True, keep_open=False, noatime=False, inline_limit=0,
                   fd_limit=256, state=None, uid_map=(), gid_map=(), squash_uid=None,
-                  squash_gid=None, acls=True, static_nlink=False):
+                  squash_gid=None, acls=True, static_nlink=False,
+                  stranger=None):
         cdef Table *t
         cdef int i, r
         if whiteout not in ("aufs", "overlay"):
@@ -681,6 +682,7 @@ cdef class Tree:
         t.gid = os.getegid()
         fill_id_map(&t.uids, uid_map, squash_uid)
         fill_id_map(&t.gids, gid_map, squash_gid)
+        t.stranger = NO_ID if stranger is None else stranger
         t.acls = acls
         t.static_nlink = static_nlink
         t.maps_ids = (t.uids.count > 0 or t.gids.count > 0 or t.uids.squash
@@ -720,8 +722,8 @@ cdef class Tree:
         if r >= 0:
             r = sys_statx(fd, b"", AT_EMPTY_PATH, &st)
         check(r)
-        t.branch[i].override = override_of(fd)
-        if t.branch[i].override != NULL and (i == 0 or i == 1 and not t.writable):
+        t.branch[i].override = override_of(fd, t.uid, t.stranger)
+        if t.branch[i].override.name != NULL and (i == 0 or i == 1 and not t.writable):
             t.acls = False      # they would have to change the mode, which is elsewhere
         t.branch[i].dev = sys_makedev(st.stx_dev_major, st.stx_dev_minor)
         for other in range(i):

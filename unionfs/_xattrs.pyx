@@ -149,7 +149,7 @@ cdef int xattr_copy_all(Table *t, int from_fd, int to_fd) noexcept nogil:
     while r == 0 and at < size:
         # Where records decide who may do what, an ACL would only mislead those who look past us.
         if not xattr_is_private(names + at) and not (
-                xattr_is_acl(names + at) and t.branch[0].override != NULL):
+                xattr_is_acl(names + at) and t.branch[0].override.name != NULL):
             length = sys_getxattr(from_fd, names + at, value, XATTR_LIMIT)
             if length >= 0:
                 r = sys_setxattr(to_fd, names + at, value, <size_t>length, 0)

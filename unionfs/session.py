@@ -94,6 +94,7 @@ class Session:
                 squash_gid=options.squash_gid,
                 acls=options.acls,
                 static_nlink=options.static_nlink,
+                stranger=overrides.stranger(),
             )
         undo.callback(tree.close)
         relay = self.relay = Relay(tree)

@@ -90,6 +90,55 @@ def test_what_a_record_says(tmp_path: Path, text: str, shown: tuple[str, int, in
     union.restart()
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("0:0:04755:file", "-rw-r--r-- 1000 1001"),
+        ("1000:0:02755:file", "-rw-r--r-- 1000 1001"),
+        ("1000:1001:0666:char-1-3", "-rw-r--r-- 1000 1001"),
+        ("1000:1001:0666:block-8-0", "-rw-r--r-- 1000 1001"),
+        ("1000:1001:06711:file", "-rws--x--x 1000 1001"),
+        ("1000:1001:0600:pipe", "prw------- 1000 1001"),
+    ],
+)
+def test_what_another_user_may_say_of_his_files(tmp_path: Path, text: str, shown: str) -> None:
+    """No more than he could do to them: he can write the attribute himself."""
+    union = Union(tmp_path)
+    mark(union.lower)
+    file = union.lower / "file"
+    file.touch()
+    file.chmod(0o644)
+    os.chown(file, 1000, 1001)
+    os.setxattr(file, CONTAINERS, text.encode())
+    status = union.tree.lookup(1, b"file")[1]
+    assert "{} {} {}".format(*seen(status)) == shown
+    listed = {entry.name: entry.type for entry in union.entries()}
+    assert listed["file"] == stat.S_IFMT(status.st_mode) >> 12
+    # In a user namespace a file of the first one's root is a stranger's: a shared store.
+    union.restart(stranger=1000)
+    assert seen(union.stat("file"))[1:] == tuple(map(int, text.split(":")[:2]))
+    # Nobody but root writes security.*.
+    os.removexattr(union.lower, CONTAINERS)
+    os.setxattr(file, SECURITY, text.encode())
+    os.setxattr(union.lower, SECURITY, b"0:0:0755:dir")
+    union.restart(stranger=None)
+    assert seen(union.stat("file"))[1:] == tuple(map(int, text.split(":")[:2]))
+    union.restart()
+
+
+def test_another_users_file_is_changed_itself(union: Union, name: str) -> None:
+    for path in ("bare", "recorded"):
+        (union.upper / path).touch()
+        (union.upper / path).chmod(0o600)
+        os.chown(union.upper / path, 1000, 1000)
+    os.setxattr(union.upper / "recorded", name, b"1000:1000:0640:file")
+    for path in ("bare", "recorded"):
+        node = union.node(path)
+        assert seen(union.tree.setattr(node, mode=0o755)) == ("-rwxr-xr-x", 1000, 1000)
+        assert seen(union.tree.setattr(node, uid=5)) == ("-rwxr-xr-x", 5, 1000)
+        assert seen(union.tree.setattr(node, mode=0o4711)) == ("-rws--x--x", 5, 1000)
+
+
 def test_device_numbers(union: Union, name: str) -> None:
     (union.upper / "null").touch()
     os.setxattr(union.upper / "null", name, b"0:0:0666:char-1-3")

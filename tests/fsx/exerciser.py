@@ -371,12 +371,7 @@ class Exerciser:
         position, size = self._start(len(self._model)), len(self._model)
         self._note(f"seek from {position}")
         while position < size:
-            try:
-                data = os.lseek(self._fd, position, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-                data = size
+            data = self._data_from(position)
             if not position <= data <= size:
                 raise self._mismatch(f"SEEK_DATA from {position} gives {data} of {size}")
             if any(self._model[position:data]):
@@ -384,8 +379,20 @@ class Exerciser:
             if data == size:
                 return
             position = os.lseek(self._fd, data, os.SEEK_HOLE)
+            if position == data and self._data_from(data) > data:
+                # A clean page over space that is only allocated is data (ext4, xfs) until
+                # somebody drops the caches, as here between the two questions.
+                continue
             if not data < position <= size:
                 raise self._mismatch(f"SEEK_HOLE from {data} gives {position} of {size}")
+
+    def _data_from(self, position: int) -> int:
+        try:
+            return os.lseek(self._fd, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return len(self._model)
 
     def _fsync(self) -> None:
         self._note("fsync")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import PEER, Union, fails_with, only_unionfs
+from tests.mounted.harness import PEER, Union, detach, fails_with, needs_root, only_unionfs
 from tests.mounted.trees import branch, build, snapshot
 from unionfs.errors import FilesystemLacks
 
@@ -175,6 +175,36 @@ def test_attributes_of_a_link_into_the_mount(place: Path) -> None:
         # The kernel's rule for links.
         link = root / "link"
         fails_with(errno.EPERM, lambda: os.setxattr(link, "user.x", b"", follow_symlinks=False))
+
+
+@only_unionfs
+@needs_root
+def test_mounts_inside_branches(place: Path) -> None:
+    """One that leads back to the mount itself, in a lower: nobody waits for himself."""
+    union = Union(place, timeout=0, threads=1)
+    build(union.lower, {"d/loop/under": "lower", "f": "x"})
+    build(place, {"elsewhere/under": "no part of the upper"})
+    assert union.upper is not None
+    build(union.upper, {"up/there/under": "upper"})
+    with union:
+        root = union.mountpoint
+        mounted = {union.lower / "d/loop": root, union.upper / "up/there": place / "elsewhere"}
+        try:
+            for target, source in mounted.items():
+                subprocess.run(["mount", "--bind", source, target], check=True)
+            assert (union.lower / "d/loop/f").read_text() == "x"
+            assert os.listdir(root / "d/loop") == ["under"]
+            assert (root / "d/loop/under").read_text() == "lower"
+            (root / "d/loop/under").write_text("changed")
+            fails_with(errno.EXDEV, lambda: os.listdir(root / "up/there"))
+            fails_with(errno.EXDEV, lambda: (root / "up/there/under").write_text("changed"))
+            subprocess.run(["rm", "-r", root / "d"], check=True)
+            assert sorted(os.listdir(root)) == ["f", "up"]
+        finally:
+            for target in mounted:
+                detach(target)
+    assert (union.lower / "d/loop/under").read_text() == "lower"
+    assert (place / "elsewhere/under").read_text() == "no part of the upper"
 
 
 @only_unionfs

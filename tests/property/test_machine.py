@@ -9,7 +9,7 @@ from .steps import Draw
 from .unions import Kernel, Plain, Unionfs
 
 pytestmark = pytest.mark.timeout(300 + SETTINGS.max_examples)
-SHARE = SETTINGS.max_examples // 6
+SHARE = SETTINGS.max_examples // 7
 
 DEFAULT = "redirect_dir=off,index=off,metacopy=off"
 REDIRECTS = "redirect_dir=on,index=off,metacopy=off"
@@ -21,9 +21,10 @@ INDEX = "redirect_dir=on,index=on,xino=on,metacopy=off"
     [
         (Kernel(DEFAULT), Unionfs("aufs")),
         (Kernel(DEFAULT), Unionfs("overlay", copyup="open")),
+        (Kernel(DEFAULT), Unionfs("aufs", io="passthrough")),
         (Kernel(REDIRECTS), Unionfs("overlay", rename_dir="redirect")),
     ],
-    ids=["default", "copyup=open", "redirects"],
+    ids=["default", "copyup=open", "passthrough", "redirects"],
 )
 def test_as_kernel_overlayfs(arena: Path, reference: Kernel, subject: Unionfs) -> None:
     compare(arena, reference, subject, sequences=SHARE)

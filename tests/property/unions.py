@@ -188,6 +188,7 @@ class Unionfs(Checked):
     whiteout: str = "aufs"
     rename_dir: str = "exdev"
     copyup: str = "change"
+    io: str = "cached"
     passed_over: frozenset[str] = frozenset()
     _mounted: ExitStack = field(default_factory=ExitStack)
 
@@ -200,6 +201,7 @@ class Unionfs(Checked):
             whiteout=self.whiteout,
             rename_dir=self.rename_dir,
             copyup=self.copyup,
+            io=self.io,
         )
         self._mounted.enter_context(watchdog(layout.mountpoint, LIFE_SECONDS))
         self._mounted.enter_context(session)

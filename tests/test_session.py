@@ -18,7 +18,7 @@ import pytest
 import unionfs
 from tests.conftest import Directories, LogWatch, OrdinaryUser
 from tests.wire.channel import fails
-from unionfs import copyup, daemon, kernel, log, session, uppers
+from unionfs import _mount, copyup, daemon, kernel, log, session, uppers
 from unionfs._tree import Tree
 from unionfs.branches import BranchStack
 from unionfs.errors import (
@@ -249,7 +249,25 @@ def test_a_mount_the_kernel_refuses(branches: Directories) -> None:
     with pytest.raises(MountFailed) as caught:
         union(branches, labels=(("context", "nonsense"),)).start()
     assert caught.value.details["path"] == str(branches.mountpoint)
+    assert "security module that knows context=" in str(caught.value)
     assert os.listdir(branches.upper) == []
+
+
+@root_only
+def test_security_labels_are_the_kernels_business(
+    branches: Directories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What mount(2) gets; whether it is taken depends on the machine."""
+
+    def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
+        raise OSError(errno.EPERM, data)  # in another process: this is how we hear of it
+
+    monkeypatch.setattr(_mount, "mount", mount)
+    labels = (("context", "system_u:object_r:t:s0:c1,c2"), ("defcontext", "a:b:c"))
+    with pytest.raises(MountFailed) as caught:
+        union(branches, labels=labels).start()
+    asked = str(caught.value)
+    assert asked.endswith(',context="system_u:object_r:t:s0:c1,c2",defcontext="a:b:c"')
 
 
 @root_only

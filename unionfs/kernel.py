@@ -95,7 +95,12 @@ def _attach_by_mount(options: MountOptions, mountpoint: str) -> int:
         _mount.mount(options.fsname, mountpoint, KIND, flags, ",".join(words))
     except OSError as error:
         os.close(fd)
-        raise MountFailed(path=mountpoint, reason=error.strerror) from None
+        reason = str(error.strerror)
+        if error.errno == EINVAL and options.labels:
+            # What mount(2) says of labels where no security module reads them.
+            names = "=, ".join(name for name, _ in options.labels)
+            reason += f"; the kernel may have no security module that knows {names}="
+        raise MountFailed(path=mountpoint, reason=reason) from None
     try:
         if options.propagation is not None:
             _mount.mount("none", mountpoint, "none", _propagation(options.propagation), "")

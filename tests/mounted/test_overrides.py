@@ -278,6 +278,15 @@ def test_another_attribute_than_the_uppers_is_refused(place: Path) -> None:
         os.removexattr(union.upper, ATTRIBUTES[level])
 
 
+def test_what_only_root_may_keep_is_refused_to_others(place: Path) -> None:
+    union = Union(place)
+    mount = f"{command('unionfs-mount')} -o xattr_permissions=1"
+    script = f"{mount} {union.lower} {union.upper} {union.mountpoint}"
+    status, output = in_user_namespace(script, "0 0 1")
+    assert status == 19
+    assert "use xattr_permissions=2" in output
+
+
 def test_link_counts_of_directories_can_be_static(place: Path) -> None:
     union = Union(place, static_nlink=True)
     with union:

@@ -82,6 +82,7 @@ from unionfs._sys cimport (
     sys_clone,
     sys_close,
     sys_copy_file_range,
+    sys_dup,
     sys_dup_over,
     sys_fsync,
     sys_ftruncate,
@@ -193,6 +194,7 @@ cdef struct Copy:
     uint64_t keep           # bytes of data wanted
     uint64_t copied         # bytes of data the copy has
     int source              # descriptor of the lower file (O_PATH but for regular files)
+    int data                # descriptor of its data, which may be another file's; -1: `source`
     int target              # descriptor of the copy, -1 before it exists
     char name[24]           # its name in the work directory, empty: it has none
     Stat st
@@ -235,7 +237,8 @@ cdef int copy_regular(Copy *c) noexcept nogil:
     if c.target < 0:
         c.name[0] = 0
         return c.target
-    r = copy_data(c.source, c.target, size, c.st.stx_blocks * 512 < c.st.stx_size)
+    r = copy_data(c.data if c.data >= 0 else c.source, c.target, size,
+                  c.st.stx_blocks * 512 < c.st.stx_size)
     if r == 0:
         r = copy_attributes(c)
     if r == 0 and size and not c.t.volatile_:
@@ -333,7 +336,10 @@ cdef int open_source(Copy *c, int dirfd, const char *name) noexcept nogil:
         c.source = sys_open_beneath(dirfd, name, flags | O_NOATIME, 0)
         if c.source == -EPERM:
             c.source = sys_open_beneath(dirfd, name, flags, 0)
-        c.source = fd_with_data(c.t, c.source)
+        if c.source >= 0:
+            c.data = fd_with_data(c.t, c.n, sys_dup(c.source))
+            if c.data < 0:
+                return c.data
     else:
         c.source = sys_open_beneath(dirfd, name, flags, 0)
     if c.source < 0:
@@ -404,6 +410,7 @@ cdef void finish(Copy *c, Node *parent, const char *text, size_t length, int r) 
             node_adopt_fd_locked(t, n, c.target, &doomed)
             c.target = -1
         n.branch = 0
+        n.metacopy = False
         n.bare = False          # an origin, perhaps
         n.state = UPPER
         n.seq += 1
@@ -469,7 +476,7 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
     c.branch = branch
     c.keep = keep
     c.copied = 0
-    c.source = c.target = -1
+    c.source = c.target = c.data = -1
     c.name[0] = 0
     if parent != NULL:
         r = copy_named(&c, parent, text)
@@ -484,6 +491,8 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
         sys_close(c.source)
     if c.target >= 0:
         sys_close(c.target)
+    if c.data >= 0:
+        sys_close(c.data)
     return r if r < 0 else bring_names(t, n)
 
 

@@ -140,6 +140,7 @@ cdef struct Node:
     uint8_t linked          # a lower inode of several names, or the copy of one: nlink counts
     uint32_t nlink          # how many names it has in the union
     uint8_t bare            # it has no xattrs at all
+    uint8_t metacopy        # its data is another file's: `data` says nothing about its attributes
     uint8_t backed_lower    # `backing` is the lower file
     uint8_t parted          # its name has gone to another node: see content_part()
     uint8_t changing        # its names are being changed: by-name access waits on Table.settled
@@ -217,6 +218,8 @@ cdef struct Table:
     # statistics
     uint64_t copy_ups
     uint64_t copy_up_bytes
+    # Where the data of a metacopy is: a descriptor (set by _tree, for it takes look-ups).
+    int (*find_data)(Table *t, Node *n, int fd) noexcept nogil
 
 cdef Table *table_new(uint16_t branches) noexcept nogil
 cdef void table_free(Table *t) noexcept nogil
@@ -263,9 +266,9 @@ cdef int64_t node_getxattr(Table *t, Node *n, const char *name, void *value,
 cdef void node_set_xattr(Table *t, Node *n) noexcept nogil
 # A private descriptor that keeps the file when its last name goes.
 cdef int node_open_orphan(Table *t, Node *n) noexcept nogil
-# A descriptor just opened of a lower's file, which is closed (-EIO) where the data is not in it:
-# kernel overlayfs' metacopy. Holes would be wrong bytes.
-cdef int fd_with_data(const Table *t, int fd) noexcept nogil
+# In the place of a descriptor just opened of a lower's file, one of the file that has its data:
+# where kernel overlayfs has made a metacopy another one, else the same. -errno: closed.
+cdef int fd_with_data(Table *t, Node *n, int fd) noexcept nogil
 cdef int node_data_ref(Table *t, Node *n, bint write, Ref *ref) noexcept nogil
 # How often the directory's names have changed until now.
 cdef uint32_t dir_changes(Table *t, Node *directory) noexcept nogil

@@ -814,7 +814,7 @@ cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil:
             ref_borrow(&ref, n.orphan_fd)
         elif n.id == ROOT_ID:
             ref_borrow(&ref, t.branch[n.branch].fd)
-        elif n.data != NULL:
+        elif n.data != NULL and not n.metacopy:
             fd_use_locked(t, n.data, &ref)
         elif n.dir != NULL and n.dir.fds[0] != NULL:
             fd_use_locked(t, n.dir.fds[0], &ref)
@@ -886,7 +886,7 @@ cdef int node_path_ref(Table *t, Node *n, Ref *ref) noexcept nogil:
     ref.fd = -1
     if n.orphan_fd >= 0:
         ref_borrow(ref, n.orphan_fd)
-    elif n.data != NULL:
+    elif n.data != NULL and not n.metacopy:
         fd_use_locked(t, n.data, ref)
     mutex_unlock(&t.lock)
     if ref.fd >= 0:
@@ -900,14 +900,19 @@ cdef int node_path_ref(Table *t, Node *n, Ref *ref) noexcept nogil:
     return 0
 
 
-cdef int fd_with_data(const Table *t, int fd) noexcept nogil:
+cdef int fd_with_data(Table *t, Node *n, int fd) noexcept nogil:
     cdef const char *name = b"trusted.overlay.metacopy"
+    cdef int r
     if not t.trusted:
         name = b"user.overlay.metacopy"
     if fd < 0 or sys_getxattr(fd, name, NULL, 0) < 0:
         return fd
+    mutex_lock(&t.lock)
+    n.metacopy = n.branch != 0      # not if it has just been copied up
+    mutex_unlock(&t.lock)
+    r = t.find_data(t, n, fd)
     sys_close(fd)
-    return -EIO
+    return r
 
 
 cdef int node_open_data(Table *t, Node *n, bint write, uint32_t *seq,
@@ -925,7 +930,7 @@ cdef int node_open_data(Table *t, Node *n, bint write, uint32_t *seq,
     fd = node_open(t, n, O_RDONLY | O_NONBLOCK | O_NOATIME, seq)
     if fd == -EPERM:
         fd = node_open(t, n, O_RDONLY | O_NONBLOCK, seq)
-    return fd_with_data(t, fd) if n.branch != 0 else fd
+    return fd_with_data(t, n, fd) if n.branch != 0 else fd
 
 
 cdef int node_data_ref(Table *t, Node *n, bint write, Ref *ref) noexcept nogil:
@@ -992,7 +997,7 @@ cdef int64_t node_getxattr(Table *t, Node *n, const char *name, void *value,
     cdef bint certain = strncmp(name, b"security.", 9) == 0 or strncmp(name, b"user.", 5) == 0
     if n.bare and certain:
         return -ENODATA
-    if n.dir == NULL and n.data == NULL and n.orphan_fd < 0 and (
+    if n.dir == NULL and (n.data == NULL or n.metacopy) and n.orphan_fd < 0 and (
             node_place(t, n, &ref, text, &seq) == 0):
         listed = sys_listxattrat(ref.fd, text, NULL, 0)
         if listed == 0 and certain:

@@ -17,3 +17,5 @@ cdef int redirect_follow(Table *t, Node *parent, uint16_t first, const char *val
                          uint16_t *branch, char **path, uint16_t *count) noexcept nogil
 # Where a directory lies in a branch, relative to the branch's root: the length, or -errno.
 cdef int redirect_location(Table *t, Node *n, uint16_t branch, char *path) noexcept nogil
+# A descriptor of the data of a lower's metacopy, which fd is of; -EIO where there is none.
+cdef int redirect_data(Table *t, Node *n, int fd) noexcept nogil

@@ -9,19 +9,22 @@ been (overlayfs.rst, "redirect_dir"). A redirect outranks whiteouts, an opaque m
 redirect.
 The way is walked component by component as a look-up goes, and never leaves a branch.
 """
-from libc.errno cimport EACCES, ENAMETOOLONG, ENODATA, ENOENT, ENOMEM, EOPNOTSUPP, ESTALE
+from libc.errno cimport EACCES, EIO, ENAMETOOLONG, ENODATA, ENOENT, ENOMEM, EOPNOTSUPP, ESTALE
 from libc.stdint cimport int64_t, uint16_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memmove, strchr, strdup, strlen
+from libc.string cimport memcpy, memmove, strchr, strdup, strlen, strrchr
 
 from unionfs._marks cimport mark_beside, mark_is_opaque
-from unionfs._nodes cimport ROOT_ID, Name, Node, Table, dir_index
+from unionfs._nodes cimport ROOT_ID, Name, Node, Table, dir_index, node_unpin
 from unionfs._sys cimport (
     O_DIRECTORY,
     O_NOFOLLOW,
+    O_NONBLOCK,
     O_PATH,
+    O_RDONLY,
     S_IFDIR,
     S_IFMT,
+    S_IFREG,
     Stat,
     mutex_lock,
     mutex_unlock,
@@ -36,6 +39,8 @@ from unionfs._xattrs cimport xattr_is_listed
 cdef enum:
     # A redirect can lead to a directory with a redirect; not for ever.
     HOPS = 8
+    # The kernel's struct ovl_metacopy without a digest (fs/overlayfs/overlayfs.h).
+    METACOPY_HEADER = 4
 
 cdef struct Way:
     # A directory in some of the branches, while a path is walked.
@@ -47,6 +52,16 @@ cdef struct Way:
 cdef inline const char *attribute(const Table *t) noexcept nogil:
     # Where trusted attributes cannot be had, user's have to do (the kernel's "userxattr").
     return b"trusted.overlay.redirect" if t.trusted else b"user.overlay.redirect"
+
+
+cdef int is_metacopy(const Table *t, int fd) noexcept nogil:
+    """1 if the file's data is elsewhere; -EIO where it says what digest that must have: fs-verity
+    is not asked here, and unchecked data is not what was wanted."""
+    cdef int64_t length = sys_getxattr(
+        fd, b"trusted.overlay.metacopy" if t.trusted else b"user.overlay.metacopy", NULL, 0)
+    if length > METACOPY_HEADER:
+        return -EIO
+    return length >= 0
 
 
 cdef int redirect_read(Table *t, int dirfd, char *value) noexcept nogil:
@@ -269,3 +284,118 @@ cdef int redirect_follow(Table *t, Node *parent, uint16_t first, const char *val
             count[0] += 1
     way_free(&to)
     return r
+
+
+# --- data in another layer -----------------------------------------------------------------
+
+cdef int split(Table *t, Way *dirs, uint16_t first, char *value) noexcept nogil:
+    """The directories of an absolute path's last name, which is left in `value`."""
+    cdef char *slash = strrchr(value, b"/")
+    cdef int r
+    slash[0] = 0
+    r = walk(t, dirs, first, value, 0)
+    memmove(value, slash + 1, strlen(slash + 1) + 1)
+    return r
+
+
+cdef int data_in(Table *t, uint16_t branch, const char *above, const char *name) noexcept nogil:
+    """The regular file of that name in one branch; -ENOENT: perhaps in one below, -errno."""
+    cdef Stat st
+    cdef const char *directory = b"."
+    cdef int parent, r
+    if above[0]:
+        directory = above
+    parent = sys_open_beneath(t.branch[branch].fd, directory, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
+    if parent < 0:
+        return parent
+    r = sys_statx(parent, name, 0, &st)
+    if r == 0:
+        # A directory, a link or a whiteout there: the data is gone.
+        r = -EIO
+        if st.stx_mode & S_IFMT == S_IFREG:
+            r = sys_open_beneath(parent, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, 0)
+    elif r == -ENOENT and mark_beside(t, parent, name, strlen(name)) != 0:
+        r = -EIO
+    sys_close(parent)
+    return r
+
+
+cdef int follow_data(Table *t, Way *dirs, uint16_t first, char *value) noexcept nogil:
+    """From metacopy to metacopy, each below the last one, to a file with data. A descriptor."""
+    cdef Way other
+    cdef char further[REDIRECT_SIZE]
+    cdef uint16_t i = 0
+    cdef int fd, r
+    while i < dirs.count:
+        if dirs.branch[i] < first:
+            i += 1
+            continue
+        if value[0] == 0 or strchr(value, b"/") != NULL:
+            return -EIO         # nothing that a redirect may say
+        fd = data_in(t, dirs.branch[i], dirs.path[i], value)
+        first = dirs.branch[i] + 1
+        i += 1
+        if fd == -ENOENT:
+            continue
+        r = is_metacopy(t, fd) if fd >= 0 else 0
+        if r == 0:
+            return fd
+        if r > 0:
+            r = redirect_read(t, fd, further)
+        sys_close(fd)
+        if r < 0:
+            return r
+        if r == 0:
+            continue
+        if further[0] == b"/":
+            if not way_new(t, &other):
+                return -ENOMEM
+            r = split(t, &other, first, further)
+            way_free(dirs)
+            dirs[0] = other
+            i = 0
+            if r < 0:
+                return r
+        memcpy(value, further, strlen(further) + 1)
+    return -EIO
+
+
+cdef int redirect_data(Table *t, Node *n, int fd) noexcept nogil:
+    cdef char value[REDIRECT_SIZE]
+    cdef char above[REDIRECT_SIZE]
+    cdef Node *parent = NULL
+    cdef Name *name
+    cdef Way dirs
+    cdef uint16_t i
+    cdef int r = is_metacopy(t, fd)
+    if r > 0:
+        r = redirect_read(t, fd, value)
+    if r < 0:
+        return r
+    mutex_lock(&t.lock)
+    name = n.names
+    if name != NULL:
+        parent = name.parent
+        parent.pins += 1
+        if r == 0:
+            memcpy(value, name.text, name.length + 1)
+    mutex_unlock(&t.lock)
+    if parent == NULL:
+        return -EIO
+    if not way_new(t, &dirs):
+        node_unpin(t, parent)
+        return -ENOMEM
+    if value[0] == b"/":
+        r = split(t, &dirs, n.branch + 1, value)
+    else:
+        r = 0
+        for i in range(parent.dir.count):
+            if r >= 0 and parent.dir.branch[i] > n.branch:
+                r = redirect_location(t, parent, parent.dir.branch[i], above)
+                if r >= 0:
+                    r = way_add(&dirs, parent.dir.branch[i], above)
+    node_unpin(t, parent)
+    if r >= 0:
+        r = follow_data(t, &dirs, n.branch + 1, value)
+    way_free(&dirs)
+    return -EIO if r < 0 and r != -ENOMEM else r

@@ -78,6 +78,7 @@ from unionfs._nodes cimport (
 )
 from unionfs._override cimport override_of
 from unionfs._readdir cimport read_directory
+from unionfs._redirect cimport redirect_data
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     S_IFCHR,
@@ -675,6 +676,7 @@ cdef class Tree:
         t.volatile_ = not durable
         t.trusted = trusted
         t.keep_open = keep_open
+        t.find_data = redirect_data
         t.noatime = noatime
         t.inline_limit = inline_limit
         t.fd_limit = fd_limit

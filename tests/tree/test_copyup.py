@@ -546,31 +546,114 @@ def test_a_filesystem_without_attributes(tmpfs: Callable[..., Path]) -> None:
     union.restart()
 
 
-@pytest.mark.parametrize("trusted", [True, False])
-def test_data_that_is_in_another_layer(union: Union, trusted: bool) -> None:
-    """Kernel overlayfs' metacopy: an error, never holes in the place of what it says."""
-    put(union.lowers[0], "meta", "gone", "replaced", "plain")
-    put(union.lowers[1], "meta", "gone", "replaced", "plain")
-    kind = "trusted" if trusted else "user"
+# --- data in another layer (kernel overlayfs' metacopy) ---
+
+
+def metacopy(path: Path, size: int, redirect: str | None = None, value: bytes = b"") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.truncate(path, size)
+    os.setxattr(path, "trusted.overlay.metacopy", value)
+    if redirect is not None:
+        os.setxattr(path, "trusted.overlay.redirect", os.fsencode(redirect))
+
+
+@pytest.fixture
+def layered(make_union: Callable[..., Union]) -> Union:
+    """Metacopies in the topmost lower, and what they lead to below; all have 100 bytes."""
+    union = make_union(3)
+    top, middle, bottom = union.lowers
+    put(bottom, "d/same", "d/old", "far/away", "chain", content=b"b" * 100)
+    put(middle, "d/old", content=b"m" * 100)
+    metacopy(top / "d/same", 100)
+    metacopy(top / "d/new", 100, "old")
+    metacopy(top / "d/moved", 100, "/far/away")
+    metacopy(top / "chain", 100)
+    metacopy(middle / "chain", 100, "/d/old")
+    return union
+
+
+DATA = {"d/same": b"b", "d/new": b"m", "d/moved": b"b", "chain": b"b"}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_data_in_another_layer(layered: Union, name: str) -> None:
+    content = DATA[name] * 100
+    os.chmod(layered.lower / name, 0o640)
+    for _ in range(2):
+        assert layered.read(name) == content
+        st = layered.stat(name)
+        assert (stat.S_IMODE(st.st_mode), st.st_size) == (0o640, 100)
+        assert layered.tree.listxattr(layered.node(name)) == []
+        layered.restart()
+    ino = layered.stat(name).st_ino
+    layered.tree.setattr(layered.node(name), mode=0o600)
+    for _ in range(2):
+        assert layered.read(name) == content
+        st = layered.stat(name)
+        assert (stat.S_IMODE(st.st_mode), st.st_size, st.st_ino) == (0o600, 100, ino)
+        layered.restart()
+    assert (layered.upper / name).read_bytes() == content
+    assert not [x for x in os.listxattr(layered.upper / name) if "overlay" in x]
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_changing_data_in_another_layer(layered: Union, name: str) -> None:
+    content = DATA[name] * 100
+    before = on_disk(layered.lowers[1]), on_disk(layered.lowers[2])
+    layered.read(name)
+    layered.write(name, b"X", 50)
+    assert layered.read(name) == content[:50] + b"X" + content[51:]
+    layered.tree.setattr(layered.node(name), size=60)
+    layered.rename(name, "renamed")
+    layered.restart()
+    assert layered.read("renamed") == content[:50] + b"X" + content[51:60]
+    assert (on_disk(layered.lowers[1]), on_disk(layered.lowers[2])) == before
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_removing_what_has_its_data_in_another_layer(layered: Union, name: str) -> None:
+    node = layered.node(name)
+    layered.unlink(name)
+    assert layered.read_node(node) == DATA[name] * 100
+    assert not layered.exists(name)
+
+
+@pytest.mark.parametrize(
+    ("redirect", "value"),
+    [
+        ("nowhere", b""),
+        ("/nowhere/at/all", b""),
+        ("../../secret", b""),
+        ("/../secret", b""),
+        ("/d/../../secret", b""),
+        ("/d/link", b""),
+        ("/out/secret", b""),
+        ("/d", b""),
+        ("/", b""),
+        ("d/same", b""),
+        ("..", b""),
+        (None, b"\0\x24\0\1" + bytes(32)),  # the digest that fs-verity must find
+    ],
+)
+def test_data_that_is_not_there(layered: Union, redirect: str | None, value: bytes) -> None:
+    """An error, never holes in its place, and never what is outside of the branch."""
+    put(layered.base, "secret")
+    put(layered.lowers[1], "meta", "gone", "replaced")
+    (layered.lowers[1] / "d/link").symlink_to(layered.base / "secret")
+    (layered.lowers[1] / "out").symlink_to(layered.base)
     for name in ("meta", "gone", "replaced"):
-        place = union.lower / name
-        os.truncate(place, 0)
-        os.truncate(place, 100_000)
-        os.setxattr(place, f"{kind}.overlay.metacopy", b"")
-    union.restart(trusted=trusted)
-    assert union.stat("meta").st_size == 100_000
+        metacopy(layered.lower / name, 1000, redirect, value)
+    put(layered.lower, "plain")
+    assert layered.stat("meta").st_size == 1000
     for _ in range(2):
         with fails(errno.EIO):
-            union.read("meta")
+            layered.read("meta")
         with fails(errno.EIO):
-            union.write("meta", b"x")
-        with fails(errno.EIO):
-            union.tree.setattr(union.node("meta"), mode=0o600)
-        assert on_disk(union.upper) == {}
-        assert union.scratch() == set()
-        union.restart()
-    assert union.read("plain") == b"lower1: plain"
-    union.unlink("gone")
-    union.rename("plain", "replaced")
-    assert union.names() == ["meta", "replaced"]
-    assert union.read("replaced") == b"lower1: plain"
+            layered.write("meta", b"x")
+        assert on_disk(layered.upper) == {}
+        assert layered.scratch() == set()
+        layered.restart()
+    layered.unlink("gone")
+    layered.rename("plain", "replaced")
+    assert layered.read("replaced") == b"lower1: plain"

@@ -79,11 +79,13 @@ from unionfs._sys cimport (
     sys_reopen,
     sys_set_flags,
     sys_setxattr,
+    sys_truncate,
     sys_utimens,
 )
 from unionfs._tree cimport (
     SET_ATIME,
     SET_ATIME_NOW,
+    SET_BY_FD,
     SET_GID,
     SET_KILL_SUIDGID,
     SET_MODE,
@@ -203,7 +205,11 @@ cdef int set_size(Table *t, Node *n, uint64_t handle, const SetAttr *wanted) noe
     cdef int r = data_ref(t, n, handle, True, &ref)
     if r < 0:
         return r
-    r = sys_ftruncate(ref.fd, <int64_t>wanted.size)
+    # truncate(2) to 0 and open(2) with O_TRUNC look the same; after the latter mtime must be now.
+    if wanted.valid & SET_BY_FD or wanted.size == 0:
+        r = sys_ftruncate(ref.fd, <int64_t>wanted.size)
+    else:
+        r = sys_truncate(ref.fd, <int64_t>wanted.size)
     if r == 0 and wanted.valid & SET_KILL_SUIDGID:
         r = kill_set_ids(t, ref.fd)
     ref_drop(t, &ref)

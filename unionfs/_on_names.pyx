@@ -10,6 +10,7 @@ from unionfs._sys cimport Stat, StatFs, sys_makedev
 from unionfs._tree cimport (
     SET_ATIME,
     SET_ATIME_NOW,
+    SET_BY_FD,
     SET_GID,
     SET_KILL_SUIDGID,
     SET_MODE,
@@ -113,7 +114,7 @@ cdef int64_t on_setattr(Call *call) noexcept nogil:
     cdef Stat st
     wanted.valid = request.valid & <uint32_t>(
         SET_MODE | SET_UID | SET_GID | SET_SIZE | SET_ATIME | SET_MTIME | SET_ATIME_NOW
-        | SET_MTIME_NOW | SET_KILL_SUIDGID)
+        | SET_MTIME_NOW | SET_BY_FD | SET_KILL_SUIDGID)
     wanted.mode = request.mode
     wanted.uid = request.uid
     wanted.gid = request.gid

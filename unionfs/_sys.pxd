@@ -84,6 +84,12 @@ cdef extern from *:
     static inline int sys_fdatasync(int fd) { return NEG(fdatasync(fd)); }
     static inline int sys_syncfs(int fd) { return NEG(syncfs(fd)); }
     static inline int sys_ftruncate(int fd, int64_t size) { return NEG(ftruncate(fd, size)); }
+    /* As by path: where the size stays a filesystem may leave mtime alone. */
+    static inline int sys_truncate(int fd, int64_t size) {
+        char path[32];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        return NEG(truncate(path, size));
+    }
     static inline int sys_fallocate(int fd, int mode, int64_t o, int64_t n) {
         return NEG(fallocate(fd, mode, o, n));
     }
@@ -361,6 +367,7 @@ cdef extern from *:
     int sys_fdatasync(int fd) noexcept nogil
     int sys_syncfs(int fd) noexcept nogil
     int sys_ftruncate(int fd, int64_t size) noexcept nogil
+    int sys_truncate(int fd, int64_t size) noexcept nogil
     int sys_fallocate(int fd, int mode, int64_t offset, int64_t length) noexcept nogil
     int64_t sys_copy_file_range(int fd_in, int64_t *offset_in, int fd_out, int64_t *offset_out,
                                 size_t length) noexcept nogil

@@ -37,6 +37,7 @@ cdef enum:
     SET_SIZE = 1 << 3
     SET_ATIME = 1 << 4
     SET_MTIME = 1 << 5
+    SET_BY_FD = 1 << 6      # the size, by ftruncate(2)
     SET_ATIME_NOW = 1 << 7
     SET_MTIME_NOW = 1 << 8
     SET_KILL_SUIDGID = 1 << 11

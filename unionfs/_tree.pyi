@@ -80,6 +80,7 @@ class Tree:
         uid: int | None = None,
         gid: int | None = None,
         size: int | None = None,
+        by_fd: bool = False,
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> os.stat_result: ...

@@ -808,8 +808,8 @@ cdef class Tree:
         check(tree_getattr(self._open(), NULL, node, &st))
         return stat_result(&st)
 
-    def setattr(self, node, *, mode=None, uid=None, gid=None, size=None, atime_ns=None,
-                mtime_ns=None):
+    def setattr(self, node, *, mode=None, uid=None, gid=None, size=None, by_fd=False,
+                atime_ns=None, mtime_ns=None):
         cdef Table *t = self._open()
         cdef Op op = operation(0, 0, 0)
         cdef SetAttr wanted
@@ -826,7 +826,7 @@ cdef class Tree:
             wanted.valid |= SET_GID
             wanted.gid = gid
         if size is not None:
-            wanted.valid |= SET_SIZE
+            wanted.valid |= SET_SIZE | (SET_BY_FD if by_fd else 0)
             wanted.size = size
         if atime_ns is not None:
             wanted.valid |= SET_ATIME

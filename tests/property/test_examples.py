@@ -179,6 +179,15 @@ EXAMPLES = (
         steps=[("hold", 0, "a"), ("map_read", "a", 100, 7), ("seek", 0, 4095, 4)],
     ),
     Example(
+        name="truncating to the size that a file has leaves its mtime",
+        lowers=[branch(a=File())],
+        steps=[
+            ("truncate", "a", 4097),
+            ("utimens", "a", 5000000000999999999, True),
+            ("truncate", "a", 4097),
+        ],
+    ),
+    Example(
         name="a removed fifo does not come back when its mode is changed",
         lowers=[branch(a=Special())],
         steps=[("open", 0, "a", "RDONLY", 0), ("unlink", "a"), ("fchmod", 0, 0o600)],

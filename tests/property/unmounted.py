@@ -381,7 +381,7 @@ class TreeOperations:
         return self._t.lseek(self._held(slot), offset, whence)
 
     def ftruncate(self, slot: int, size: int) -> None:
-        self._t.setattr(self._held(slot), size=size)
+        self._t.setattr(self._held(slot), size=size, by_fd=True)
 
     def fallocate(self, slot: int, mode: int, offset: int, size: int) -> None:
         if size == 0:

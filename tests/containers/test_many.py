@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Directories, processes_about
+from tests.conftest import processes_about
 from tests.containers.engines import MOUNT_PROGRAM
-from tests.mounted.harness import mounts_below, needs_root, wait_until
+from tests.mounted.harness import mounts_below, needs_root, place, wait_until
+
+__all__ = ["place"]
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(600), pytest.mark.slow]
 
@@ -23,16 +25,15 @@ PRIVATE_MEMORY = 8_000_000
 
 
 @pytest.fixture
-def unions(branches: Directories) -> list[Path]:
+def unions(place: Path) -> list[Path]:
     """Directories for many unions over one lower, each with `upper` and `merged`."""
-    (branches.lower / "file").write_text("x")
-    places = []
-    for number in range(MOUNTS):
-        place = branches.base / f"union{number}"
+    (place / "lower").mkdir()
+    (place / "lower/file").write_text("x")
+    unions = [place / f"union{number}" for number in range(MOUNTS)]
+    for union in unions:
         for name in ("upper", "merged"):
-            (place / name).mkdir(parents=True)
-        places.append(place)
-    return places
+            (union / name).mkdir(parents=True)
+    return unions
 
 
 def mount(place: Path) -> None:
@@ -77,10 +78,10 @@ def test_many_mounts_are_small_and_leave_nothing(unions: list[Path]) -> None:
         list(pool.map(unmount, unions))
     wait_until(lambda: not processes_about(base), "the daemons end")
     assert mounts_below(base) == []
-    for place in unions:
-        assert os.listdir(place / "upper") == []
-        mount(place)  # nobody holds its lock
-        unmount(place)
+    for union in unions:
+        assert os.listdir(union / "upper") == []
+        mount(union)  # nobody holds its lock
+        unmount(union)
     wait_until(lambda: not processes_about(base), "the daemons end")
 
 

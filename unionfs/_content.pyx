@@ -200,13 +200,15 @@ cdef int set_times(int fd, const SetAttr *wanted) noexcept nogil:
     return sys_utimens(fd, b"", times)
 
 
-cdef int set_size(Table *t, Node *n, uint64_t handle, const SetAttr *wanted) noexcept nogil:
+cdef int set_size(Table *t, Node *n, uint64_t handle, const SetAttr *wanted,
+                  bint changes) noexcept nogil:
     cdef Ref ref
     cdef int r = data_ref(t, n, handle, True, &ref)
     if r < 0:
         return r
-    # truncate(2) to 0 and open(2) with O_TRUNC look the same; after the latter mtime must be now.
-    if wanted.valid & SET_BY_FD or wanted.size == 0:
+    # Where the size stays truncate(2) may leave mtime alone, ftruncate(2) never does. open(2) with
+    # O_TRUNC, which does not either, looks like truncate(2) to 0.
+    if changes or wanted.valid & SET_BY_FD or wanted.size == 0:
         r = sys_ftruncate(ref.fd, <int64_t>wanted.size)
     else:
         r = sys_truncate(ref.fd, <int64_t>wanted.size)
@@ -236,6 +238,7 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
     """chmod(2), chown(2), truncate(2) and utimensat(2); what is set first cannot undo the rest."""
     cdef Ref ref
     cdef uint32_t uid, gid
+    cdef bint changes = op.prepared != 0
     cdef int r = wanted_owner(t, wanted, &uid, &gid)
     if wanted.valid & SET_SIZE and wanted.size > ALL:
         r = -EINVAL
@@ -243,12 +246,16 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
         return r
     if wanted.valid & SET_SIZE:
         r = backing_part(t, op, n)
+    if wanted.valid & SET_SIZE and n.branch != 0 and r == 0:
+        # A copy-up takes no more than what is to be left: afterwards the sizes are the same.
+        r = node_stat(t, n, st)
+        changes = r == 0 and st.stx_size != wanted.size
     if r == 0:
         r = need_upper(t, op, n, wanted.size if wanted.valid & SET_SIZE else <uint64_t>ALL)
     if r != 0:
         return r
     if wanted.valid & SET_SIZE:
-        r = set_size(t, n, handle, wanted)
+        r = set_size(t, n, handle, wanted, changes)
         if r < 0:
             return r
     r = node_path_ref(t, n, &ref)

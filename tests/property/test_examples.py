@@ -188,6 +188,11 @@ EXAMPLES = (
         ],
     ),
     Example(
+        name="a lower file that is cut short has a new mtime, one that keeps its size has not",
+        lowers=[branch(a=File(hole=8192), b=TEXT)],
+        steps=[("truncate", "a", 7), ("truncate", "b", 4097)],
+    ),
+    Example(
         name="a removed fifo does not come back when its mode is changed",
         lowers=[branch(a=Special())],
         steps=[("open", 0, "a", "RDONLY", 0), ("unlink", "a"), ("fchmod", 0, 0o600)],

@@ -20,7 +20,7 @@ import pytest
 
 import unionfs
 
-pytest.register_assert_rewrite("tests.mounted.harness")
+pytest.register_assert_rewrite("tests.mounted.harness", "tests.mounted.trees", "tests.work.twins")
 
 from tests.mounted.harness import detach, mounts_below, watchdog  # noqa: E402
 

@@ -910,16 +910,23 @@ cdef class Tree:
         cdef Op op = operation(0, 0, 0)
         cdef int r
         # What has to be prepared must outlive the first try, as it does when the kernel holds it.
-        held = [*self._found(parent, name), *self._found(new_parent, new_name)]
+        # The directories first: the number of one that is gone can come back in a look-up.
+        check(tree_pin(t, parent))
         try:
-            while True:
-                r = tree_rename(t, &op, parent, name, len(name), new_parent, new_name,
-                                len(new_name), flags)
-                if not self._again(r, &op):
-                    break
+            check(tree_pin(t, new_parent))
+            try:
+                held = [*self._found(parent, name), *self._found(new_parent, new_name)]
+                while True:
+                    r = tree_rename(t, &op, parent, name, len(name), new_parent, new_name,
+                                    len(new_name), flags)
+                    if not self._again(r, &op):
+                        break
+                for node in held:
+                    self.forget(node)
+            finally:
+                tree_unpin(t, new_parent)
         finally:
-            for node in held:
-                self.forget(node)
+            tree_unpin(t, parent)
         check(r)
 
     def _found(self, parent, bytes name):

@@ -34,18 +34,22 @@ class Operations:
         phantoms: bool = False,
         stale_mappings: bool = False,
         keeps_time: bool = False,
+        spares_unlinked: bool = False,
     ) -> None:
         """Where a reference is known to differ from unionfs, by the row in docs/differences.md:
 
         `phantoms`: listings show names that do not exist (stray-whiteouts);
         `stale_mappings`: a mapping made before copy-up keeps the old content
         (mapping-after-copy-up);
-        `keeps_time`: truncating an empty file to nothing leaves its mtime (truncate-empty).
+        `keeps_time`: truncating an empty file to nothing leaves its mtime (truncate-empty);
+        `spares_unlinked`: attributes of an open file without a name cannot be changed
+        (unlinked-index), so both sides leave them alone.
         """
         self.root = root
         self._phantoms = phantoms
         self._stale_mappings = stale_mappings
         self._keeps_time = keeps_time
+        self._spares_unlinked = spares_unlinked
         self._files: dict[int, int] = {}
         self._maps: dict[int, mmap.mmap] = {}
         self._listings: dict[int, _Listing] = {}
@@ -98,8 +102,8 @@ class Operations:
         """
         fd = self._fd(slot)
         gone = os.readlink(f"/proc/self/fd/{fd}").endswith(" (deleted)")
-        if gone and not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.ENOENT, "a special file without a name")
+        if gone and (self._spares_unlinked or not stat.S_ISREG(os.fstat(fd).st_mode)):
+            raise OSError(errno.ENOENT, "without a name")
         return fd
 
     def become(self, uid: int) -> None:

@@ -34,7 +34,7 @@ def test_as_kernel_overlayfs_that_keeps_hard_links(arena: Path) -> None:
     # A name that another branch hides counts in the lower's own st_nlink: when all that are shown
     # are gone, the copy is still kept for that one.
     hidden = frozenset({"link-unreachable"})
-    subject = Unionfs("overlay", rename_dir="copy", passed_over=hidden)
+    subject = Unionfs("overlay", rename_dir="copy", passed_over=hidden, spares_unlinked=True)
     compare(arena, Kernel(INDEX), subject, sequences=SHARE, draw=Draw(links=True))
 
 

@@ -140,7 +140,13 @@ class Kernel:
             self._mounted = None
 
     def program(self, layout: Layout) -> Program:
-        return Operations(layout.mountpoint, phantoms=True, stale_mappings=True, keeps_time=True)
+        return Operations(
+            layout.mountpoint,
+            phantoms=True,
+            stale_mappings=True,
+            keeps_time=True,
+            spares_unlinked="index=on" in self.options,
+        )
 
     @property
     def portable(self) -> bool:
@@ -190,6 +196,7 @@ class Unionfs(Checked):
     copyup: str = "change"
     io: str = "cached"
     passed_over: frozenset[str] = frozenset()
+    spares_unlinked: bool = False
     _mounted: ExitStack = field(default_factory=ExitStack)
 
     def mount(self, layout: Layout) -> None:
@@ -210,4 +217,4 @@ class Unionfs(Checked):
         self._mounted.close()
 
     def program(self, layout: Layout) -> Program:
-        return Operations(layout.mountpoint)
+        return Operations(layout.mountpoint, spares_unlinked=self.spares_unlinked)

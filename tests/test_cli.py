@@ -100,7 +100,7 @@ def test_unknown_options_are_warned_about_once(
         ("file", "", "NotADirectory"),
         ("lower:lower", "", "BranchTwice"),
         ("lower", "whiteout=none", "UsageError"),
-        ("lower", "uidmapping=0:1:1", "UnsupportedOption"),
+        ("lower", "submounts=follow", "UnsupportedOption"),
         ("lower", "upperdir=lower/upper", "UpperInsideLower"),
         ("mnt", "", "MountpointInsideBranch"),
     ],

@@ -78,12 +78,12 @@ def test_opaque_by_attribute(tmp_path: Path, name: str) -> None:
         assert whiteout.is_opaque(fd)
 
 
-@pytest.mark.parametrize("prefix", xattrs.PRIVATE)
-def test_private_attributes_are_hidden_and_escaped(prefix: str) -> None:
+@pytest.mark.parametrize(("prefix", "escape"), xattrs.PRIVATE.items())
+def test_private_attributes_are_hidden_and_escaped(prefix: str, escape: str) -> None:
     assert xattrs.shown_name(prefix + "opaque") is None
     once = xattrs.stored_name(prefix + "opaque")
     twice = xattrs.stored_name(once)
-    assert once == f"{prefix}{prefix.split('.')[1]}.opaque"
+    assert once == f"{prefix}{escape}opaque"
     assert len({prefix + "opaque", once, twice}) == 3
     assert xattrs.shown_name(twice) == once
     assert xattrs.shown_name(once) == prefix + "opaque"

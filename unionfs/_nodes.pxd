@@ -134,15 +134,15 @@ cdef struct Node:
     int32_t backing
     uint32_t opens          # handles
     uint32_t type           # S_IFMT bits
+    uint32_t nlink          # how many names it has in the union
     uint16_t branch         # where its data and attributes are: 0 is the upper
     uint8_t state
     uint8_t removed         # its last name was removed through the mount
     uint8_t linked          # a lower inode of several names, or the copy of one: nlink counts
-    uint32_t nlink          # how many names it has in the union
     uint8_t bare            # it has no xattrs at all
     uint8_t metacopy        # its data is another file's: `data` says nothing about its attributes
     uint8_t backed_lower    # `backing` is the lower file
-    uint8_t parted          # its name has gone to another node: see content_part()
+    uint8_t parted          # its name has gone to another node: see _backing.pyx
     uint8_t changing        # its names are being changed: by-name access waits on Table.settled
 
 cdef struct Branch:

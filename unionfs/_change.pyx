@@ -77,10 +77,7 @@ from unionfs._sys cimport (
     sys_unlinkat,
     sys_utimens,
 )
-from unionfs._tree cimport NEEDS_PREPARE, PREPARE_WHOLE, Op
-
-cdef enum:
-    ALL = 0x7FFFFFFFFFFFFFFF
+from unionfs._tree cimport NEEDS_PREPARE, PREPARE_WHOLE, WHOLE_SIZE, Op
 
 cdef struct Spot:
     # A name in an upper directory, where something is about to change.
@@ -326,7 +323,7 @@ cdef int need_whole(Table *t, Op *op, Node *n) noexcept nogil:
     """A directory moves only when all of it is in the upper."""
     cdef int r
     if n.dir == NULL:
-        r = need_upper(t, op, n, ALL)
+        r = need_upper(t, op, n, WHOLE_SIZE)
         return r if r != 0 else settle(t, n, op.may_wait)
     if is_whole(n):
         return 0

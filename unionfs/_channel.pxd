@@ -6,7 +6,7 @@
 
 Locks, in the order in which they may be taken:
 
-0. `Channel.backing`, held while a handle is opened or released, `tree_*` calls included.
+0. `Channel.backing`, held while a file is made a backing file, `tree_*` calls included.
 1. `Relay.mutex`: every `Preparation`, the requests that wait for one, `Channel.closing`.
 2. `Pool.mutex`: the queue of one pool.
 3. `Channel.mutex`: the number of readers, the states of queues.

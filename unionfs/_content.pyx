@@ -93,6 +93,7 @@ from unionfs._tree cimport (
     SET_MTIME_NOW,
     SET_SIZE,
     SET_UID,
+    WHOLE_SIZE,
     WOULD_WAIT,
     WRITE_KILL_SUIDGID,
     Op,
@@ -108,10 +109,6 @@ from unionfs._xattrs cimport (
     xattr_store_ids,
     xattr_to_disk,
 )
-
-cdef enum:
-    ALL = 0x7FFFFFFFFFFFFFFF
-
 
 # --- opening --------------------------------------------------------------------------------
 
@@ -149,7 +146,7 @@ cdef int content_open(Table *t, Op *op, Node *n, uint32_t flags, uint64_t *handl
     if write or flags & O_TRUNC:
         r = backing_part(t, op, n)
         if r == 0:
-            r = need_upper(t, op, n, 0 if flags & O_TRUNC else ALL)
+            r = need_upper(t, op, n, 0 if flags & O_TRUNC else WHOLE_SIZE)
     if r != 0:
         return r
     r = node_data_ref(t, n, write or (flags & O_TRUNC) != 0, &ref)
@@ -240,7 +237,7 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
     cdef uint32_t uid, gid
     cdef bint changes = op.prepared != 0
     cdef int r = wanted_owner(t, wanted, &uid, &gid)
-    if wanted.valid & SET_SIZE and wanted.size > ALL:
+    if wanted.valid & SET_SIZE and wanted.size > WHOLE_SIZE:
         r = -EINVAL
     if r < 0:
         return r
@@ -251,7 +248,7 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
         r = node_stat(t, n, st)
         changes = r == 0 and st.stx_size != wanted.size
     if r == 0:
-        r = need_upper(t, op, n, wanted.size if wanted.valid & SET_SIZE else <uint64_t>ALL)
+        r = need_upper(t, op, n, wanted.size if wanted.valid & SET_SIZE else <uint64_t>WHOLE_SIZE)
     if r != 0:
         return r
     if wanted.valid & SET_SIZE:
@@ -324,7 +321,7 @@ cdef int64_t content_read(Table *t, Node *n, uint64_t handle, char *buffer, size
 cdef int64_t content_write(Table *t, Op *op, Node *n, uint64_t handle, const char *data,
                            size_t size, uint64_t offset, uint32_t flags) noexcept nogil:
     cdef Ref ref
-    cdef int64_t r = need_upper(t, op, n, ALL)
+    cdef int64_t r = need_upper(t, op, n, WHOLE_SIZE)
     if r != 0:
         return r
     r = data_ref(t, n, handle, True, &ref)
@@ -377,7 +374,7 @@ cdef int64_t content_lseek(Table *t, Node *n, uint64_t handle, int64_t offset,
 cdef int content_fallocate(Table *t, Op *op, Node *n, uint64_t handle, int mode, uint64_t offset,
                            uint64_t length) noexcept nogil:
     cdef Ref ref
-    cdef int r = need_upper(t, op, n, ALL)
+    cdef int r = need_upper(t, op, n, WHOLE_SIZE)
     if r != 0:
         return r
     r = data_ref(t, n, handle, True, &ref)
@@ -396,7 +393,7 @@ cdef int64_t content_copy_range(Table *t, Op *op, Node *source, uint64_t source_
     """copy_file_range(2): a clone where the branches' filesystem can."""
     cdef Ref from_ref, to_ref
     cdef int64_t from_at = <int64_t>source_offset, to_at = <int64_t>offset
-    cdef int64_t r = need_upper(t, op, n, ALL)
+    cdef int64_t r = need_upper(t, op, n, WHOLE_SIZE)
     if r != 0:
         return r
     r = data_ref(t, source, source_handle, False, &from_ref)
@@ -501,7 +498,7 @@ cdef int content_setxattr(Table *t, Op *op, Node *n, const char *name, const cha
     if not t.acls and xattr_is_acl(name):
         r = -EOPNOTSUPP
     if r == 0:
-        r = need_upper(t, op, n, ALL)
+        r = need_upper(t, op, n, WHOLE_SIZE)
     if r == 0:
         r = node_path_ref(t, n, &ref)
     if r != 0:
@@ -533,7 +530,7 @@ cdef int content_removexattr(Table *t, Op *op, Node *n, const char *name) noexce
         return 0
     if r < 0:
         return <int>r
-    r = need_upper(t, op, n, ALL)
+    r = need_upper(t, op, n, WHOLE_SIZE)
     if r == 0:
         r = node_path_ref(t, n, &ref)
     if r != 0:

@@ -2,8 +2,7 @@
 """Copy-up of one node.
 
 A copy is built where nobody sees it (without a name, or in the work directory), complete with
-owner,
-mode, attributes and times, synced, and only then given its name: a crash leaves the name as
+owner, mode, attributes and times, synced, and only then given its name: a crash leaves the name as
 it was or as it is after. Reading the node goes on meanwhile; what changes it waits in `settle`.
 """
 from libc.errno cimport (

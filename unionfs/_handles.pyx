@@ -4,7 +4,7 @@
 The table's `Handle`s are numbered, and each carries a generation: a number that comes too late is
 EBADF and never another file.
 """
-from libc.errno cimport EBADF, ENOMEM, EOPNOTSUPP
+from libc.errno cimport EBADF, ENOMEM
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memset
@@ -89,34 +89,41 @@ cdef int handle_release(Table *t, uint64_t handle, uint64_t *node,
     return 0
 
 
-cdef int handle_backing(Table *t, Node *n, uint64_t handle, int32_t *backing) noexcept nogil:
-    """Whether a handle just opened may be passed through: 0, and `backing` is the id to use; a
-    descriptor of the file that the kernel has to be given first; -EOPNOTSUPP: it may not."""
+cdef void count_locked(Handle *h, Node *n) noexcept nogil:
+    h.counted = True
+    n.opens += 1
+
+
+cdef int handle_backing(Table *t, uint64_t handle, int32_t *backing) noexcept nogil:
+    """See tree_backing()."""
     cdef Handle *h
-    cdef int r = -EOPNOTSUPP
+    cdef Node *n
+    cdef int r = 0
     backing[0] = 0
     mutex_lock(&t.lock)
     h = handle_find_locked(t, handle)
-    if h != NULL and n.backing:
-        backing[0] = n.backing
-        r = 0
-    elif h != NULL and n.opens == 0 and h.branch == n.branch and n.state != COPYING:
+    if h != NULL:
+        n = t.nodes[h.node]
         # Of several names others would go on leading to this node when one has gone to another.
-        if n.branch == 0 or not n.linked and n.names != NULL and n.names.alias == NULL:
+        if n.opens == 0 and h.branch == n.branch and n.state != COPYING and (
+                n.branch == 0 or not n.linked and n.names != NULL and n.names.alias == NULL):
             r = h.fd
+        else:
+            backing[0] = n.backing
+            count_locked(h, n)
     mutex_unlock(&t.lock)
     return r
 
 
-cdef void handle_count(Table *t, Node *n, uint64_t handle, int32_t backing) noexcept nogil:
-    """A handle is open, by a backing file or (0) by way of us."""
+cdef void handle_set_backing(Table *t, uint64_t handle, int32_t backing) noexcept nogil:
+    """See tree_set_backing()."""
     cdef Handle *h
+    cdef Node *n
     mutex_lock(&t.lock)
     h = handle_find_locked(t, handle)
     if h != NULL:
-        h.counted = True
-        if n.opens == 0:
-            n.backing = backing
-            n.backed_lower = h.branch != 0
-        n.opens += 1
+        n = t.nodes[h.node]
+        n.backing = backing
+        n.backed_lower = h.branch != 0
+        count_locked(h, n)
     mutex_unlock(&t.lock)

@@ -103,12 +103,11 @@ from unionfs._sys cimport (
     sys_symlinkat,
     sys_unlinkat,
 )
-from unionfs._tree cimport Op
+from unionfs._tree cimport WHOLE_SIZE, Op
 
 cdef const char *DEFAULT_ACL = "system.posix_acl_default"
 
 cdef enum:
-    ALL = 0x7FFFFFFFFFFFFFFF
     ACL_SIZE = 4096
 
 cdef struct Born:
@@ -454,7 +453,7 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
     make.gid = op.gid
     owner_of_new(t, &make.uid, &make.gid)
     if make.source != NULL:
-        r = need_upper(t, op, make.source, ALL)
+        r = need_upper(t, op, make.source, WHOLE_SIZE)
         if r != 0:
             return r
     r = open_parent(t, op, parent, &ref)

@@ -50,12 +50,11 @@ cdef enum:
     VALUE_LENGTH = 65536        # XATTR_SIZE_MAX
 
 
-cdef int64_t open_reply(Call *call, OpenOut *out, uint64_t node, uint64_t handle,
-                        int64_t reply) noexcept nogil:
+cdef int64_t open_reply(Call *call, OpenOut *out, uint64_t handle, int64_t reply) noexcept nogil:
     memset(out, 0, sizeof(OpenOut))
     out.fh = handle
     if handle:
-        passthrough_open(call.channel, node, handle, out)
+        passthrough_open(call.channel, handle, out)
     return reply
 
 
@@ -64,7 +63,7 @@ cdef int64_t created_reply(Call *call, int64_t result, uint64_t node, uint64_t h
     cdef CreateOut *out = <CreateOut *>call.reply
     if result == 0:
         fill_entry(call.channel, &out.entry, node, st)
-        open_reply(call, &out.open, node, handle, 0)
+        open_reply(call, &out.open, handle, 0)
     return done(result, sizeof(CreateOut))
 
 
@@ -76,8 +75,7 @@ cdef int64_t on_open(Call *call) noexcept nogil:
     result = tree_open(call.channel.table, &call.op, call.header.nodeid,
                        (<const OpenIn *>call.body).flags, &handle)
     if result == 0:
-        return open_reply(call, <OpenOut *>call.reply, call.header.nodeid, handle,
-                          sizeof(OpenOut))
+        return open_reply(call, <OpenOut *>call.reply, handle, sizeof(OpenOut))
     return done(result, 0)
 
 

@@ -25,7 +25,7 @@ from unionfs._sys cimport (
     O_CLOEXEC, O_RDONLY, O_WRONLY, cond_broadcast, cond_destroy, cond_init, cond_wait,
     mutex_destroy, mutex_init, mutex_lock, mutex_unlock, sys_close, sys_read, sys_thread,
 )
-from unionfs._tree cimport PREPARE_WHOLE, Op, tree_pin, tree_unpin
+from unionfs._tree cimport PREPARE_WHOLE, SET_SIZE, WHOLE_SIZE, Op, tree_pin, tree_unpin
 from unionfs._wire cimport (
     OP_OPEN, OP_OPENDIR, OP_SETATTR, InHeader, OpenIn, OutHeader, SetattrIn,
 )
@@ -42,8 +42,6 @@ cdef enum:
     # Questions under way at once. Each is a message of 128 bytes at the most: the pair's buffer
     # takes them all, so sending never blocks.
     IN_FLIGHT = 64
-    WHOLE = 0x7FFFFFFFFFFFFFFF
-    SIZE = 1 << 3               # FATTR_SIZE
     STACK = 256 * 1024
     ANSWER = 512
 
@@ -67,9 +65,9 @@ cdef void ask(Relay *relay) noexcept nogil:
             size = sizeof(InHeader) + sizeof(OpenIn)
             if p.kind == PREPARE_WHOLE:
                 question.header.opcode = OP_OPENDIR
-            elif p.keep < <uint64_t>WHOLE:
+            elif p.keep < <uint64_t>WHOLE_SIZE:
                 question.header.opcode = OP_SETATTR
-                question.body.set.valid = SIZE
+                question.body.set.valid = SET_SIZE
                 question.body.set.size = p.keep
                 size = sizeof(InHeader) + sizeof(SetattrIn)
             else:

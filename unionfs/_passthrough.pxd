@@ -6,6 +6,5 @@ from unionfs._channel cimport Channel
 from unionfs._wire cimport OpenOut
 
 # Fill in the reply to OPEN or CREATE, for a handle just opened.
-cdef void passthrough_open(Channel *channel, uint64_t node, uint64_t handle,
-                           OpenOut *out) noexcept nogil
+cdef void passthrough_open(Channel *channel, uint64_t handle, OpenOut *out) noexcept nogil
 cdef int passthrough_release(Channel *channel, uint64_t handle) noexcept nogil

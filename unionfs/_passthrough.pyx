@@ -2,8 +2,8 @@
 """FUSE passthrough (Documentation/filesystems/fuse-passthrough.rst, Linux 6.9).
 
 The kernel gives a number to a file that it is shown; a reply to OPEN with that number has it read
-and write the file by itself.  All that have a node open must have the same number, so opening and
-releasing go one at a time here: an ioctl that takes a reference is all that is done meanwhile.
+and write the file by itself.  All that have a node open must have the same number, so numbers are
+asked for one at a time: an ioctl that takes a reference is all that is done meanwhile.
 _backing.pyx of the tree says which files qualify.
 """
 from libc.errno cimport EPERM
@@ -11,7 +11,7 @@ from libc.stdint cimport int32_t, uint64_t
 
 from unionfs._channel cimport Channel
 from unionfs._sys cimport mutex_lock, mutex_unlock
-from unionfs._tree cimport tree_backing, tree_count_open, tree_release
+from unionfs._tree cimport tree_backing, tree_release, tree_set_backing
 from unionfs._wire cimport OPEN_KEEP_CACHE, OPEN_PASSTHROUGH, OpenOut
 
 cdef extern from *:
@@ -41,23 +41,22 @@ cdef extern from *:
     int backing_close(int channel, int32_t id) noexcept nogil
 
 
-cdef void passthrough_open(Channel *channel, uint64_t node, uint64_t handle,
-                           OpenOut *out) noexcept nogil:
+cdef void passthrough_open(Channel *channel, uint64_t handle, OpenOut *out) noexcept nogil:
     cdef int32_t backing = 0
-    cdef int r
+    cdef int fd
     if not channel.passthrough:
         # The data in the page cache is right whoever opened the file before: only we change it.
         out.open_flags = OPEN_KEEP_CACHE
         return
     mutex_lock(&channel.backing)
-    r = tree_backing(channel.table, node, handle, &backing)
-    if r > 0:
-        backing = backing_open(channel.fd, r)
+    fd = tree_backing(channel.table, handle, &backing)
+    if fd > 0:
+        backing = backing_open(channel.fd, fd)
         if backing == -EPERM:
             channel.passthrough = False     # not from here, so never: CAP_SYS_ADMIN is missing
         # Other errors are the file's: its filesystem is itself a stacked one (ELOOP), for example.
         backing = max(backing, 0)
-    tree_count_open(channel.table, node, handle, backing)
+        tree_set_backing(channel.table, handle, backing)
     mutex_unlock(&channel.backing)
     if backing:
         out.open_flags = OPEN_PASSTHROUGH
@@ -67,10 +66,7 @@ cdef void passthrough_open(Channel *channel, uint64_t node, uint64_t handle,
 
 cdef int passthrough_release(Channel *channel, uint64_t handle) noexcept nogil:
     cdef int32_t backing = 0
-    cdef int r
-    mutex_lock(&channel.backing)
-    r = tree_release(channel.table, handle, &backing)
+    cdef int r = tree_release(channel.table, handle, &backing)
     if backing:
         backing_close(channel.fd, backing)
-    mutex_unlock(&channel.backing)
     return r

@@ -2,12 +2,10 @@
 """Directories whose lower content lies under another name.
 
 A directory that was renamed in one step says in the xattr ``overlay.redirect`` where in the
-branches
-below its content is: ``/a/b`` from the root of the union of those branches, or ``b`` beside where
-it would have
-been (overlayfs.rst, "redirect_dir"). A redirect outranks whiteouts, an opaque mark outranks a
-redirect.
-The way is walked component by component as a look-up goes, and never leaves a branch.
+branches below its content is: ``/a/b`` from the root of the union of those branches, or ``b``
+beside where it would have been (overlayfs.rst, "redirect_dir"). A redirect outranks whiteouts, an
+opaque mark outranks a redirect. The way is walked component by component as a look-up goes, and
+never leaves a branch.
 """
 from libc.errno cimport EACCES, EIO, ENAMETOOLONG, ENODATA, ENOENT, ENOMEM, EOPNOTSUPP, ESTALE
 from libc.stdint cimport int64_t, uint16_t

@@ -25,6 +25,9 @@ cdef enum Verdict:
     # it again afterwards with Op.prepared increased by one.
     NEEDS_PREPARE = -10002
 
+cdef enum:
+    WHOLE_SIZE = 0x7FFFFFFFFFFFFFFF     # the largest a file can be: all of it
+
 cdef enum Prepare:
     PREPARE_UPPER = 1       # bring node prepare_node (and its parents) into the upper
     PREPARE_WHOLE = 2       # make directory prepare_node whole in the upper, and opaque
@@ -130,12 +133,12 @@ cdef int tree_open(Table *t, Op *op, uint64_t node, uint32_t flags,
                    uint64_t *handle) noexcept nogil
 # `backing` becomes the id of the backing file that nobody needs any more, or 0.
 cdef int tree_release(Table *t, uint64_t handle, int32_t *backing) noexcept nogil
-# Passthrough. Whether a handle just opened may be passed through: 0, and `backing` is the id to
-# use; the descriptor of a file that the kernel has to be given first; -EOPNOTSUPP: it may not.
-cdef int tree_backing(Table *t, uint64_t node, uint64_t handle, int32_t *backing) noexcept nogil
-# How a handle was opened: with the id of a backing file, or (0) by way of us.
-cdef void tree_count_open(Table *t, uint64_t node, uint64_t handle,
-                          int32_t backing) noexcept nogil
+# Passthrough. How a handle just opened is to be served: the descriptor of a file that the kernel
+# has to be given, and then tree_set_backing() with the number that the kernel gave it (0: it took
+# it not); or 0, and `backing` is the number to use, 0 for none: it may not be passed through.
+# One at a time, for one node; releasing is not in the way.
+cdef int tree_backing(Table *t, uint64_t handle, int32_t *backing) noexcept nogil
+cdef void tree_set_backing(Table *t, uint64_t handle, int32_t backing) noexcept nogil
 # `flags`: of the reader's open(2); O_NOATIME counts.
 cdef int64_t tree_read(Table *t, Op *op, uint64_t node, uint64_t handle, char *buffer,
                        size_t size, uint64_t offset, uint32_t flags) noexcept nogil

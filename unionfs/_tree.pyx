@@ -4,9 +4,9 @@
 What happens is written in the modules below; here ids become pinned nodes. The order of the
 modules is their order of knowledge: each cimports functions only from those before it.
 
-    _sys  _idmap  _override  _nodes  _owner  _xattrs  _marks  _identity  _links  _listing
-    _copy  _redirect
-    _lookup  _make  _change  _content  _readdir  _tree
+    _sys  _idmap  _override  _nodes  _handles  _owner  _xattrs  _marks  _state  _identity
+    _links  _listing  _copy  _backing  _redirect  _lookup  _make  _change  _content  _readdir
+    _tree
 """
 import os
 from typing import NamedTuple
@@ -42,7 +42,7 @@ from unionfs._content cimport (
     content_write,
 )
 from unionfs._copy cimport copy_up
-from unionfs._handles cimport handle_backing, handle_count, handle_new, handle_release
+from unionfs._handles cimport handle_backing, handle_new, handle_release, handle_set_backing
 from unionfs._identity cimport BIRTH, birth_text, origins_open, show_ino
 from unionfs._idmap cimport NO_ID, IdMap, IdRange
 from unionfs._links cimport links_open
@@ -103,7 +103,7 @@ from unionfs._sys cimport (
 )
 
 ROOT = ROOT_ID
-WHOLE = 0x7FFFFFFFFFFFFFFF
+WHOLE = <uint64_t>WHOLE_SIZE
 RENAME_DIR = {
     "copy": RENAME_DIR_COPY, "redirect": RENAME_DIR_REDIRECT, "exdev": RENAME_DIR_EXDEV}
 
@@ -351,21 +351,12 @@ cdef int tree_open(Table *t, Op *op, uint64_t node, uint32_t flags,
     return r
 
 
-cdef int tree_backing(Table *t, uint64_t node, uint64_t handle, int32_t *backing) noexcept nogil:
-    cdef Node *n = node_pin(t, node)
-    cdef int r
-    if n == NULL:
-        return -ESTALE
-    r = handle_backing(t, n, handle, backing)
-    node_unpin(t, n)
-    return r
+cdef int tree_backing(Table *t, uint64_t handle, int32_t *backing) noexcept nogil:
+    return handle_backing(t, handle, backing)
 
 
-cdef void tree_count_open(Table *t, uint64_t node, uint64_t handle, int32_t backing) noexcept nogil:
-    cdef Node *n = node_pin(t, node)
-    if n != NULL:
-        handle_count(t, n, handle, backing)
-        node_unpin(t, n)
+cdef void tree_set_backing(Table *t, uint64_t handle, int32_t backing) noexcept nogil:
+    handle_set_backing(t, handle, backing)
 
 
 cdef int tree_release(Table *t, uint64_t handle, int32_t *backing) noexcept nogil:

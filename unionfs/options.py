@@ -137,9 +137,7 @@ class MountOptions(NamedTuple):
     gid_map: tuple[IdRange, ...] = ()
     squash_uid: int | None = None  #: the owner that every file is shown with
     squash_gid: int | None = None
-    xattr_permissions: int = (
-        0  #: 1, 2: the upper keeps owners and modes in attributes (overrides.py)
-    )
+    xattr_permissions: int = 0  #: 1, 2: the upper keeps owners in attributes (overrides.py)
     acls: bool = True  #: POSIX ACLs are served
     static_nlink: bool = False  #: the link count of every directory is 1
     volatile: bool = False  #: never flush to disk

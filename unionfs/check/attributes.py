@@ -9,7 +9,7 @@ from typing import Final
 
 from unionfs.check.findings import Report
 from unionfs.check.marks import Directory
-from unionfs.check.origins import Origins
+from unionfs.check.origins import LAST_NUMBER, Origins
 from unionfs.check.redirects import REDIRECT
 from unionfs.overrides import NAMES as OVERRIDES
 from unionfs.workdir import may_be_trusted
@@ -19,7 +19,6 @@ from unionfs.xattrs import OPAQUE, PRIVATE, shown_name
 OWN: Final = ("trusted.unionfs.", "user.unionfs.")
 #: Readers (unionfs/_identity.pyx) take no longer value.
 _LONGEST_ORIGIN: Final = 23
-_LAST_NUMBER: Final = 2**64 - 1
 
 #: Attributes of overlayfs (fs/overlayfs/overlayfs.h) and fuse-overlayfs (main.c) that change what
 #: a file is, by the part after the prefix.
@@ -195,6 +194,6 @@ def read_origin(value: bytes) -> int:
     if match is None or len(value) > _LONGEST_ORIGIN:
         return 0
     number = int(match[2])
-    if number > _LAST_NUMBER:
-        return _LAST_NUMBER
-    return (_LAST_NUMBER + 1 - number) % (_LAST_NUMBER + 1) if match[1] == b"-" else number
+    if number > LAST_NUMBER:
+        return LAST_NUMBER
+    return (LAST_NUMBER + 1 - number) % (LAST_NUMBER + 1) if match[1] == b"-" else number

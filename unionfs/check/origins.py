@@ -10,7 +10,8 @@ from unionfs.check.findings import Report
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}")
 _VALUE: Final = re.compile(r"([1-9][0-9]{0,19}) (-?[0-9]+\.[0-9]{9})")
-_LAST_NUMBER: Final = 2**64 - 1
+#: The largest st_ino.
+LAST_NUMBER: Final = 2**64 - 1
 
 
 class _Record(NamedTuple):
@@ -39,7 +40,7 @@ class Origins:
         except OSError:
             self._report.add("record-unknown", f"{self._path}/{name}")
             return
-        if match is None or int(match[1]) > _LAST_NUMBER:
+        if match is None or int(match[1]) > LAST_NUMBER:
             self._report.add("record-malformed", f"{self._path}/{name}", repair=self._remove(name))
         else:
             self._records[int(name, 16)] = _Record(int(match[1]), match[2])

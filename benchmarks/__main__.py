@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -86,11 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Killed, it leaves no mount behind either.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     directory = Path(tempfile.mkdtemp(prefix="unionfs-benchmarks-", dir=options.directory))
+    directory.chmod(0o755)  # engines run as an ordinary user too
     settings = {"scale": options.scale, "rounds": options.rounds, "cold": cold}
     results = Results(settings, machine(directory))
     runner = Runner(directory, scale, placements, options.rounds, drop, results)
     try:
-        with io_uring_offered():
+        with io_uring_offered(), closing(runner):
             runner.admit(candidates)
             for number, workload in enumerate(workloads, 1):
                 started = time.monotonic()

@@ -11,6 +11,7 @@ import gc
 import os
 import pickle
 import select
+import shlex
 import signal
 import subprocess
 import time
@@ -41,10 +42,10 @@ def placements() -> tuple[Placement, ...]:
 
 
 @contextmanager
-def pinned(cpu: int) -> Iterator[None]:
-    """Run this process, and what it starts meanwhile, on ``cpu`` only."""
+def pinned(*cpus: int) -> Iterator[None]:
+    """Run this process, and what it starts meanwhile, on these CPUs only."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
+    os.sched_setaffinity(0, cpus)
     try:
         yield
     finally:
@@ -89,6 +90,32 @@ def command(
     if done.returncode != 0:
         raise ClientError(f"{arguments[0]}: {(done.stderr or done.stdout or '').strip()[-500:]}")
     return seconds, done.stdout or ""
+
+
+def first_output(arguments: Sequence[str], directory: Path, wanted: str) -> float:
+    """Run a command that says ``wanted`` first: seconds from fork until it is read.
+
+    Returns when the command has ended. Raises ClientError when it says anything else or fails.
+    """
+    started = time.perf_counter()
+    with subprocess.Popen(
+        arguments,
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as running:
+        assert running.stdout is not None
+        said = running.stdout.read(len(wanted))
+        seconds = time.perf_counter() - started
+        try:
+            _, errors = running.communicate(timeout=CLIENT_TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            running.kill()
+            raise ClientError(str(error)) from error
+    if running.returncode != 0 or said != wanted.encode():
+        raise ClientError(f"{shlex.join(arguments)}: {said!r} {errors.decode()[-500:]}")
+    return seconds
 
 
 def clients(

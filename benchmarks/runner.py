@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from benchmarks import measure, peers
+from benchmarks.engines import Engines
 from benchmarks.fixtures import Fixtures
 from benchmarks.measure import ClientError, Placement
 from benchmarks.peers import Peer, PeerError
@@ -37,8 +38,13 @@ class Runner:
         self._drop = drop
         self._results = results
         self._fixtures = Fixtures(directory / "fixtures", scale)
+        self._engines = Engines(directory / "engines", scale.image)
         self._peers: list[Peer] = []
         results.placements = [placement.name for placement in placements]
+
+    def close(self) -> None:
+        """End what the workloads have kept running between their rounds."""
+        self._engines.close()
 
     def admit(self, candidates: Sequence[Peer]) -> None:
         """Let those take part that can be mounted here."""
@@ -68,6 +74,7 @@ class Runner:
                         placement,
                         self._scale,
                         self._fixtures,
+                        self._engines,
                         place / f"{number}-{placement.name}-{peer.name}",
                         self._drop,
                     )

@@ -25,6 +25,8 @@ class Scale:
     """Lower branches of the many-layers workload."""
     nodes: int
     """Files looked up to learn what a node costs in memory."""
+    image: int
+    """Files in the image whose container is committed."""
     scaling_layers: tuple[int, ...]
     scaling_files: tuple[int, ...]
     scaling_directory: tuple[int, ...]
@@ -43,6 +45,7 @@ TINY = Scale(
     dbench_seconds=2,
     layers=4,
     nodes=60,
+    image=60,
     scaling_layers=(1, 3),
     scaling_files=(20, 40),
     scaling_directory=(20, 40),
@@ -59,6 +62,7 @@ QUICK = Scale(
     dbench_seconds=2,
     layers=128,
     nodes=10_000,
+    image=5_000,
     scaling_layers=(1, 8, 32, 128),
     scaling_files=(1_000, 10_000),
     scaling_directory=(1_000, 10_000),
@@ -77,6 +81,7 @@ FULL = Scale(
     dbench_seconds=10,
     layers=128,
     nodes=100_000,
+    image=50_000,
     scaling_layers=(1, 8, 32, 128, 500),
     scaling_files=(10_000, 100_000, 1_000_000),
     scaling_directory=(1_000, 10_000, 100_000),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure, peers
+from benchmarks.engines import Engines
 from benchmarks.fixtures import Fixtures, Stack
 from benchmarks.measure import Placement
 from benchmarks.peers import Branches, Mounted, Peer
@@ -23,6 +24,7 @@ class Session:
     placement: Placement
     scale: Scale
     fixtures: Fixtures
+    engines: Engines
     directory: Path
     """Fresh, and this session's own."""
     drop: int

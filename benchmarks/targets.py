@@ -52,6 +52,10 @@ def _mode(
 COPY_UP = ("append to lower files", "chown -R of lower files")
 MANY_LAYERS = ("missing names, many layers", "look-ups, many layers")
 
+USERS = ("", ", ordinary user")
+STARTS = tuple(f"container start{user}" for user in USERS)
+BUILDS = tuple(f"{work}{user}" for work in ("12-step build", "commit") for user in USERS)
+
 TARGETS: tuple[Target, ...] = (
     *_cost(
         1.1, "lstat, warm", "open+close, warm", "git status", "tar, warm", "python imports, warm"
@@ -99,6 +103,8 @@ TARGETS: tuple[Target, ...] = (
     *_speed(1.0, "sequential write", "random read, 4 KiB"),
     *(Target(row, "speed", 0.5, KERNEL) for row in ("dbench, 1 client", "dbench, 4 clients")),
     *_speed(2.0, "dbench, 1 client", "dbench, 4 clients"),
+    *_cost(1.3, *STARTS),
+    *_speed(1.0, *STARTS, *BUILDS),
     Target("mount to first answer", "limit", 0.060),
     Target("private memory at rest", "limit", 8e6),
     Target("private memory per node", "limit", 256),

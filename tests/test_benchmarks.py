@@ -23,8 +23,10 @@ from benchmarks.peers import PEERS
 from benchmarks.results import Results
 from benchmarks.runner import Runner, rotated
 from benchmarks.scales import QUICK, TINY
-from benchmarks.targets import OURS, TARGETS, judge
+from benchmarks.targets import BUILDS, OURS, STARTS, TARGETS, judge
 from benchmarks.workloads import WORKLOADS, Sample, clients
+from tests.conftest import OrdinaryUser
+from tests.mounted.harness import needs_root
 
 # Clients are forked; Python 3.12 warns when any other thread runs, such as faulthandler's.
 pytestmark = [
@@ -36,7 +38,8 @@ MACHINE = dict.fromkeys(
     ("date", "cpus", "memory", "kernel", "filesystem", "load before"), "unknown"
 )
 SETTINGS = {"scale": "tiny", "rounds": 1, "cold": "fresh mount"}
-OF_A_UNION_ONLY = {"start", "nodes"}
+CONTAINERS = {name for name in WORKLOADS if name.startswith("container-")}
+OF_A_UNION_ONLY = {"start", "nodes", *CONTAINERS}
 ROOT = Path(__file__).parents[1]
 
 
@@ -98,7 +101,7 @@ def test_every_target_is_measured(run_once: Callable[[str], Results]) -> None:
     rows = {row for name in WORKLOADS for row in run_once(name).units}
     limits = {target.row for target in TARGETS if target.kind == "limit"}
     wanted = {row for target in TARGETS for row in (target.row, target.reference_row) if row}
-    assert wanted - limits <= rows
+    assert wanted - limits - {*STARTS, *BUILDS} <= rows
 
 
 @pytest.mark.parametrize("name", ["small", "changed", "modules", "sources", "repository", "data"])
@@ -274,3 +277,29 @@ def test_command_with_a_fuse_peer(tmp_path: Path) -> None:
     assert content["failures"] == []
     rows = {sample["row"] for sample in content["samples"] if sample["peer"] == "fuse-overlayfs"}
     assert {"mount to first answer", "private memory at rest", "untar"} <= rows
+
+
+@pytest.mark.slow
+@pytest.mark.container
+@needs_root
+@pytest.mark.timeout(280)
+def test_containers_are_measured(tmp_path: Path, ordinary_user: OrdinaryUser) -> None:
+    """Every row that has a target, as root and as an ordinary user, and nothing stays behind."""
+    if missing := {tool for name in CONTAINERS for tool in WORKLOADS[name].missing_tools()}:
+        pytest.skip(f"{', '.join(missing)} not installed")
+    place = ordinary_user.home
+    place.chmod(0o755)  # for the bed's user, who is another one
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks", "--scale=tiny", "--rounds=1"),
+            *("--only=container-*", "--peers=plain,unionfs", "--placements=same"),
+            *(f"--directory={place}", f"--output={tmp_path}"),
+        ],
+        cwd=ROOT,
+        check=True,
+        timeout=270,
+    )
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["failures"] == []
+    assert {sample["row"] for sample in content["samples"]} == {*STARTS, *BUILDS}
+    assert list(place.iterdir()) == []

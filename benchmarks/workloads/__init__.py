@@ -11,6 +11,7 @@ from benchmarks.workloads import changing as changing
 from benchmarks.workloads import copying_up as copying_up
 from benchmarks.workloads import projects as projects
 from benchmarks.workloads import data as data
+from benchmarks.workloads import containers as containers
 from benchmarks.workloads import scaling as scaling
 from benchmarks.workloads.registry import MORE_IS_BETTER as MORE_IS_BETTER
 from benchmarks.workloads.registry import WORKLOADS as WORKLOADS

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import get_args
 
-from tests.containers.bed import Bed, Failed
+from testbed.bed import Bed, Failed
 from tests.containers.engines import Driver, Engine, Who
 from tests.containers.steps import STEPS, NotHere
 from tests.mounted.trees import differences

@@ -10,7 +10,7 @@ import pytest
 
 pytest.register_assert_rewrite("tests.containers.steps", "tests.containers.engines")
 
-from tests.containers.bed import UID, Bed, Failed  # noqa: E402
+from testbed.bed import UID, Bed, Failed  # noqa: E402
 from tests.containers.engines import MOUNT_PROGRAM, Driver, Engine, Who  # noqa: E402
 
 _PROGRAMS = ("bwrap", "buildah", "busybox", "cc", "crun", "newuidmap", "nsenter", "podman", "runc")

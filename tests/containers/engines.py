@@ -1,143 +1,19 @@
-"""podman and buildah for one user over one driver, with settings and a store of their own."""
+"""Engines whose images and containers can be compared file by file."""
 
 import json
-import os
-import shutil
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Literal
 
-from tests.containers.bed import CHECKOUT, UID, Bed
-from tests.containers.images import BASE, write_base
+import testbed.engines
+from testbed.bed import CHECKOUT
+from testbed.engines import MOUNT_PROGRAM, Driver, Who
 
-Who = Literal["root", "user"]
-Driver = Literal["unionfs", "overlayfs", "fuse-overlayfs"]
-
-MOUNT_PROGRAM = Path(sys.executable).parent / "unionfs-mount"
-
-_PROGRAMS: Mapping[Driver, str | None] = {
-    "unionfs": str(MOUNT_PROGRAM),
-    "overlayfs": None,  # podman then mounts the kernel's
-    "fuse-overlayfs": shutil.which("fuse-overlayfs"),
-}
-
-# Nothing may need systemd, a network, or a cgroup.
-_CONTAINERS_CONF = """
-[containers]
-netns = "host"
-cgroups = "disabled"
-default_ulimits = []
-default_sysctls = []
-log_driver = "k8s-file"
-[engine]
-runtime = "crun"
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-tmp_dir = "{home}/engine"
-"""
-
-_STORAGE_CONF = """
-[storage]
-driver = "overlay"
-graphroot = "{home}/graph"
-rootless_storage_path = "{home}/graph"
-runroot = "{run}/root"
-[storage.options.overlay]
-{options}
-"""
+__all__ = ["MOUNT_PROGRAM", "Driver", "Engine", "Tree", "Who"]
 
 #: What `look` returns: the entries of tests/mounted/trees.py by path, as JSON has them.
 Tree = dict[str, list[object]]
 
 
-class Engine:
-    """One user's engine over one driver; the base image of images.py is there from the start."""
-
-    def __init__(self, bed: Bed, who: Who, driver: Driver) -> None:
-        self.bed = bed
-        self.who = who
-        self.driver = driver
-        self.uid = 0 if who == "root" else UID
-        self.home = bed.directory(f"{who}-{driver}", self.uid)
-        # podman cleans up only where the path of its state has no more than 50 characters.
-        self._run = f"/dev/shm/{who}-{driver}"
-        bed.run("install", "--directory", "--mode=700", f"--owner={self.uid}", self._run)
-        self._configure()
-        self.restore_base()
-
-    def _configure(self) -> None:
-        program = _PROGRAMS[self.driver]
-        options = "" if program is None else f'mount_program = "{program}"'
-        policy = {"default": [{"type": "insecureAcceptAnything"}]}
-        files = {
-            "containers.conf": _CONTAINERS_CONF.format(home=self.home),
-            "storage.conf": _STORAGE_CONF.format(home=self.home, run=self._run, options=options),
-            "registries.conf": "unqualified-search-registries = []\n",
-            ".config/containers/policy.json": json.dumps(policy),
-        }
-        for name, text in files.items():
-            path = self.home / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        for name in ("tmp", "engine"):
-            (self.home / name).mkdir(mode=0o700)
-        for base, _, names in os.walk(self.home):
-            for path in (base, *(os.path.join(base, name) for name in names)):
-                os.chown(path, self.uid, self.uid)
-        self.environment = {
-            "HOME": str(self.home),
-            "XDG_RUNTIME_DIR": self._run,
-            "TMPDIR": f"{self.home}/tmp",
-            "CONTAINERS_CONF": f"{self.home}/containers.conf",
-            "CONTAINERS_STORAGE_CONF": f"{self.home}/storage.conf",
-            "CONTAINERS_REGISTRIES_CONF": f"{self.home}/registries.conf",
-            "BUILDAH_ISOLATION": "chroot",
-        }
-
-    def directory(self, name: str) -> Path:
-        """A new directory that belongs to the engine's user."""
-        return self.bed.directory(name, self.uid)
-
-    def run(
-        self, *words: str | Path, status: int = 0, stdin: str = "", timeout: float = 120
-    ) -> str:
-        """Run a command as the engine's user; what it wrote to standard output."""
-        return self.bed.run(
-            *words, uid=self.uid, environment=self.environment, directory=self.home,
-            status=status, stdin=stdin, timeout=timeout,
-        )  # fmt: skip
-
-    def podman(self, *words: str | Path, **how: object) -> str:
-        return self.run("podman", *words, **how).strip()  # type: ignore[arg-type]
-
-    def buildah(self, *words: str | Path) -> str:
-        return self.run("buildah", *words).strip()
-
-    def inside(self, script: str, *arguments: str | Path) -> str:
-        """Run a shell script where the engine's files and mounts are: as root of its namespace."""
-        enter = ("podman", "unshare") if self.uid else ()
-        return self.run(*enter, "sh", "-ec", script, "sh", *arguments)
-
-    # --- images ---
-
-    def restore_base(self) -> None:
-        """Put the base image into the store."""
-        archive = self.directory("base") / "base.tar"
-        write_base(archive)
-        self.podman("import", "--quiet", archive, BASE)
-
-    def build(self, steps: str, *options: str, files: Mapping[str, str] | None = None) -> str:
-        """Build an image with a layer for each step; its identity."""
-        context = self.directory("context")
-        for name, text in (files or {}).items():
-            (context / name).parent.mkdir(parents=True, exist_ok=True)
-            (context / name).write_text(text)
-        (context / "Containerfile").write_text(steps)
-        return self.podman(
-            "build", "--quiet", "--network=host", "--layers", *options, context
-        ).splitlines()[-1]
-
+class Engine(testbed.engines.Engine):
     def look(self, image: str) -> Tree:
         """All that is in an image, seen through a mount of it."""
         return self._look("image mount", "image umount", image)

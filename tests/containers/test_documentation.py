@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.bed import CHECKOUT, PATH, UID, Bed
+from testbed.bed import CHECKOUT, PATH, UID, Bed
+from testbed.images import write_base
 from tests.containers.engines import MOUNT_PROGRAM
-from tests.containers.images import write_base
 from tests.mounted.harness import wait_until
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(60)]

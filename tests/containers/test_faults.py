@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from testbed.bed import Failed
+from testbed.images import BASE
 from tests.conftest import processes_about
-from tests.containers.bed import Failed
 from tests.containers.engines import Engine
-from tests.containers.images import BASE
 from tests.mounted.harness import gone, wait_until
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(120)]

@@ -2,8 +2,8 @@
 
 import pytest
 
+from testbed.images import BASE
 from tests.containers.engines import Engine
-from tests.containers.images import BASE
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(120)]
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.bed import UID, Bed
+from testbed.bed import UID, Bed
+from testbed.images import BASE
 from tests.containers.conftest import Engines
 from tests.containers.engines import Engine
-from tests.containers.images import BASE
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(120)]
 

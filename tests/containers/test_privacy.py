@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed.images import BASE, saved_layers
 from tests.containers.engines import Engine
-from tests.containers.images import BASE, saved_layers
 from tests.containers.steps import building
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(180)]

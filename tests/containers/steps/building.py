@@ -1,7 +1,7 @@
 """Images that are built: one layer for each step, or all in one."""
 
+from testbed.images import BASE, write_base
 from tests.containers.engines import Engine
-from tests.containers.images import BASE, write_base
 from tests.containers.steps.registry import step
 
 FILES = {

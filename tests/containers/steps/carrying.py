@@ -3,8 +3,8 @@
 import tarfile
 from pathlib import Path
 
+from testbed.images import BASE, Layer, base_layer, write_archive
 from tests.containers.engines import Engine
-from tests.containers.images import BASE, Layer, base_layer, write_archive
 from tests.containers.steps import building
 from tests.containers.steps.registry import step
 

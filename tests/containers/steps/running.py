@@ -4,8 +4,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from testbed.images import BASE, write_base
 from tests.containers.engines import Engine
-from tests.containers.images import BASE, write_base
 from tests.containers.steps.registry import step
 
 

@@ -11,13 +11,12 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import pytest
-
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[1]
 
 #: The ordinary user: known by name, as newuidmap wants it, in the bed only.
 USER, UID = "unionfs-tester", 4321
@@ -59,10 +58,14 @@ class Failed(Exception):
 
 
 class Bed:
-    """The namespaces, and a directory `base` for all that is kept; a context manager."""
+    """The namespaces, and a directory `base` for all that is kept; a context manager.
 
-    def __init__(self) -> None:
-        self.base = Path(tempfile.mkdtemp(prefix="bed-"))
+    `base` is a new one below `parent`, or below what is usual for temporary files. Who is to
+    run engines as the user sees to it that the user can reach it.
+    """
+
+    def __init__(self, parent: Path | None = None) -> None:
+        self.base = Path(tempfile.mkdtemp(prefix="bed-", dir=parent))
         self.base.chmod(0o755)
         self._keeper: subprocess.Popen[str] | None = None
         self._pid = 0
@@ -78,7 +81,7 @@ class Bed:
             )  # fmt: skip
             assert self._keeper.stdout is not None
             if (said := self._keeper.stdout.readline()) != "ready\n":
-                pytest.fail(f"no test bed: {said}{self._keeper.stdout.read()}")
+                raise Failed(f"no test bed: {said}{self._keeper.stdout.read()}")
             me = self._keeper.pid
             self._pid = int(Path(f"/proc/{me}/task/{me}/children").read_text())
         except BaseException:
@@ -112,6 +115,14 @@ class Bed:
             before = file.read_text() if file.exists() and "sub" not in name else ""
             (etc / name).write_text(before + line)
 
+    def processes(self) -> set[str]:
+        """The names of the commands that run inside, the keeper's among them."""
+        found = set()
+        for name in Path(f"/proc/{self._pid}/root/proc").glob("[0-9]*/comm"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                found.add(name.read_text().strip())
+        return found
+
     def directory(self, name: str, owner: int = 0) -> Path:
         """A new directory in the bed."""
         path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.base))
@@ -119,14 +130,25 @@ class Bed:
         os.chown(path, owner, owner)
         return path
 
-    def command(self, *words: str | Path, uid: int = 0, directory: Path | None = None) -> list[str]:
-        """The words that run a command inside, as root or as the user."""
+    def command(
+        self,
+        *words: str | Path,
+        uid: int = 0,
+        environment: Mapping[str, str] | None = None,
+        directory: Path | None = None,
+    ) -> list[str]:
+        """The words that run a command inside, as root or as the user, from wherever they are run.
+
+        The command has a usual PATH, what ``environment`` says, and no other variables.
+        """
         identity = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"] if uid else []
+        variables = {"PATH": PATH, "LC_ALL": "C.UTF-8", "TZ": "UTC", **(environment or {})}
         return [
             *("nsenter", f"--target={self._pid}", "--mount", "--pid", "--ipc"),
             *(["setpriv", *identity] if identity else []),
             # Not nsenter's --wd: a directory opened outside has no path inside.
-            *("env", f"--chdir={directory or self.base}"),
+            *("env", "--ignore-environment", f"--chdir={directory or self.base}"),
+            *(f"{name}={value}" for name, value in variables.items()),
             *map(str, words),
         ]
 
@@ -136,7 +158,7 @@ class Bed:
         uid: int = 0,
         environment: Mapping[str, str] | None = None,
         directory: Path | None = None,
-        stdin: str | bytes | Path | None = None,
+        stdin: str | bytes = b"",
         timeout: float = 120,
         status: int = 0,
     ) -> str:
@@ -145,9 +167,8 @@ class Bed:
         Raises `Failed`, which shows all that it said, unless it ends with `status`.
         """
         done = subprocess.run(
-            self.command(*words, uid=uid, directory=directory),
-            env={"PATH": PATH, "LC_ALL": "C.UTF-8", "TZ": "UTC", **(environment or {})},
-            input=stdin.encode() if isinstance(stdin, str) else stdin or b"",
+            self.command(*words, uid=uid, environment=environment, directory=directory),
+            input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
             timeout=timeout,
         )

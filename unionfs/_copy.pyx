@@ -42,8 +42,9 @@ from unionfs._nodes cimport (
     dir_hide_ctime,
     dir_ref,
     fd_close_doomed,
-    fd_with_data,
+    fd_metacopy,
     fd_retire_locked,
+    fd_with_data,
     link_name,
     name_find_locked,
     node_adopt_fd_locked,
@@ -335,7 +336,7 @@ cdef int open_source(Copy *c, int dirfd, const char *name) noexcept nogil:
         c.source = sys_open_beneath(dirfd, name, flags | O_NOATIME, 0)
         if c.source == -EPERM:
             c.source = sys_open_beneath(dirfd, name, flags, 0)
-        if c.source >= 0:
+        if c.source >= 0 and fd_metacopy(c.t, c.source) >= 0:
             c.data = fd_with_data(c.t, c.n, sys_dup(c.source))
             if c.data < 0:
                 return c.data

@@ -266,6 +266,9 @@ cdef int64_t node_getxattr(Table *t, Node *n, const char *name, void *value,
 cdef void node_set_xattr(Table *t, Node *n) noexcept nogil
 # A private descriptor that keeps the file when its last name goes.
 cdef int node_open_orphan(Table *t, Node *n) noexcept nogil
+# The length of the mark by which kernel overlayfs says that a file's data is another's; negative:
+# it has none.
+cdef int64_t fd_metacopy(const Table *t, int fd) noexcept nogil
 # In the place of a descriptor just opened of a lower's file, one of the file that has its data:
 # where kernel overlayfs has made a metacopy another one, else the same. -errno: closed.
 cdef int fd_with_data(Table *t, Node *n, int fd) noexcept nogil

@@ -900,12 +900,16 @@ cdef int node_path_ref(Table *t, Node *n, Ref *ref) noexcept nogil:
     return 0
 
 
-cdef int fd_with_data(Table *t, Node *n, int fd) noexcept nogil:
+cdef int64_t fd_metacopy(const Table *t, int fd) noexcept nogil:
     cdef const char *name = b"trusted.overlay.metacopy"
-    cdef int r
     if not t.trusted:
         name = b"user.overlay.metacopy"
-    if fd < 0 or sys_getxattr(fd, name, NULL, 0) < 0:
+    return sys_getxattr(fd, name, NULL, 0)
+
+
+cdef int fd_with_data(Table *t, Node *n, int fd) noexcept nogil:
+    cdef int r
+    if fd < 0 or fd_metacopy(t, fd) < 0:
         return fd
     mutex_lock(&t.lock)
     n.metacopy = n.branch != 0      # not if it has just been copied up

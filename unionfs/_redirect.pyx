@@ -13,7 +13,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, strchr, strdup, strlen, strrchr
 
 from unionfs._marks cimport mark_beside, mark_is_opaque
-from unionfs._nodes cimport ROOT_ID, Name, Node, Table, dir_index, node_unpin
+from unionfs._nodes cimport ROOT_ID, Name, Node, Table, dir_index, fd_metacopy, node_unpin
 from unionfs._sys cimport (
     O_DIRECTORY,
     O_NOFOLLOW,
@@ -55,8 +55,7 @@ cdef inline const char *attribute(const Table *t) noexcept nogil:
 cdef int is_metacopy(const Table *t, int fd) noexcept nogil:
     """1 if the file's data is elsewhere; -EIO where it says what digest that must have: fs-verity
     is not asked here, and unchecked data is not what was wanted."""
-    cdef int64_t length = sys_getxattr(
-        fd, b"trusted.overlay.metacopy" if t.trusted else b"user.overlay.metacopy", NULL, 0)
+    cdef int64_t length = fd_metacopy(t, fd)
     if length > METACOPY_HEADER:
         return -EIO
     return length >= 0

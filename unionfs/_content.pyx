@@ -41,7 +41,7 @@ from unionfs._nodes cimport (
     node_stat,
     ref_drop,
 )
-from unionfs._owner cimport owner_chmod, owner_give, owner_stat
+from unionfs._owner cimport owner_chmod, owner_give, owner_stat, owner_without_set_ids
 from unionfs._sys cimport (
     O_ACCMODE,
     O_DIRECTORY,
@@ -53,8 +53,6 @@ from unionfs._sys cimport (
     S_IFLNK,
     S_IFREG,
     S_ISGID,
-    S_ISUID,
-    S_IXGRP,
     UTIME_NOW,
     UTIME_OMIT,
     Stat,
@@ -174,9 +172,7 @@ cdef int kill_set_ids(const Table *t, int fd) noexcept nogil:
     cdef int r = owner_stat(t, 0, fd, &st)
     if r < 0:
         return r
-    mode = st.stx_mode & ~S_ISUID
-    if mode & S_IXGRP:          # without it the bit asks for mandatory locking
-        mode &= ~S_ISGID
+    mode = owner_without_set_ids(st.stx_mode)
     return owner_chmod(t, fd, mode & 0o7777) if mode != st.stx_mode else 0
 
 

@@ -14,6 +14,9 @@ cdef int owner_stat(const Table *t, uint16_t branch, int fd, Stat *st) noexcept 
 # The counterparts on disk of a caller's ids, for what he creates; the overflow id without one.
 cdef void owner_of_new(const Table *t, uint32_t *uid, uint32_t *gid) noexcept nogil
 
+# What is left of a mode after a write, a truncation or a chown that clears set-id bits.
+cdef uint32_t owner_without_set_ids(uint32_t mode) noexcept nogil
+
 # The rest is about files of the upper.
 # The type as which a file is stored.
 cdef uint32_t owner_stored_type(const Table *t, uint32_t type_) noexcept nogil

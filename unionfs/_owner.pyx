@@ -72,6 +72,13 @@ cdef int give_inode(const Table *t, int fd, uint32_t uid, uint32_t gid) noexcept
     return r
 
 
+cdef uint32_t owner_without_set_ids(uint32_t mode) noexcept nogil:
+    mode &= ~S_ISUID
+    if mode & S_IXGRP:          # without it the bit asks for mandatory locking
+        mode &= ~S_ISGID
+    return mode
+
+
 # --- the record's --------------------------------------------------------------------------
 
 cdef uint32_t owner_stored_type(const Table *t, uint32_t type_) noexcept nogil:
@@ -128,9 +135,7 @@ cdef int give_record(const Table *t, int fd, uint32_t uid, uint32_t gid) noexcep
     if gid != NO_ID:
         st.stx_gid = gid
     if (st.stx_mode & S_IFMT) != S_IFDIR:
-        st.stx_mode &= ~<uint16_t>S_ISUID
-        if st.stx_mode & S_IXGRP:   # without it the bit asks for mandatory locking
-            st.stx_mode &= ~<uint16_t>S_ISGID
+        st.stx_mode = <uint16_t>owner_without_set_ids(st.stx_mode)
     r = owner_record(t, fd, &st)
     if r == 0 and sys_getxattr(fd, b"security.capability", NULL, 0) > 0:
         r = sys_removexattr(fd, b"security.capability")

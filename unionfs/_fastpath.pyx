@@ -30,8 +30,8 @@ from unionfs._parking cimport Parking, park, parking_leave
 from unionfs._pool cimport pool_drain, pool_init, pool_submit
 from unionfs._sys cimport (
     TimeSpec, cond_broadcast, cond_destroy, cond_init, cond_timedwait, mutex_destroy,
-    mutex_init, mutex_lock, mutex_unlock, sys_close, sys_monotonic_ns, sys_read, sys_thread,
-    sys_write,
+    mutex_init, mutex_lock, mutex_unlock, sys_close, sys_eventfd, sys_monotonic_ns, sys_read,
+    sys_thread, sys_write,
 )
 from unionfs._tree cimport Tree
 from unionfs._uring cimport uring_free, uring_start, uring_stop
@@ -45,10 +45,6 @@ cdef extern from "<signal.h>" nogil:
 cdef extern from "<time.h>" nogil:
     int clock_gettime(int clock, TimeSpec *now)
     const int CLOCK_REALTIME
-
-cdef extern from "<sys/eventfd.h>" nogil:
-    int eventfd(unsigned initial, int flags)
-    const int EFD_CLOEXEC
 
 cdef enum:
     # A request that comes back from the slow path so often, and still is not ready, never will be.
@@ -267,9 +263,9 @@ cdef class FastPath:
         if not 1 <= readers <= MAX_READERS:
             raise ValueError(f"readers must be from 1 to {MAX_READERS}")
         root = os.stat("/")
-        done = eventfd(0, EFD_CLOEXEC)
+        done = sys_eventfd()
         if done < 0:
-            raise OSError("eventfd")
+            raise OSError(-done, os.strerror(-done))
         channel.done_fd = done
         self.tree = tree
         self.parking = parking

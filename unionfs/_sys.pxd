@@ -27,6 +27,7 @@ cdef extern from *:
     #include <stdio.h>
     #include <stdlib.h>
     #include <string.h>
+    #include <sys/eventfd.h>
     #include <sys/ioctl.h>
     #include <sys/mount.h>
     #include <sys/socket.h>
@@ -60,6 +61,7 @@ cdef extern from *:
         return fd < 0 ? -errno : fd;
     }
     static inline int sys_close(int fd) { return NEG(close(fd)); }
+    static inline int sys_eventfd(void) { return NEG(eventfd(0, EFD_CLOEXEC)); }
     static inline unsigned sys_umask(unsigned mask) { return umask(mask); }
     static inline int sys_dup(int fd) { return NEG(fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
     static inline int sys_set_flags(int fd, int flags) { return NEG(fcntl(fd, F_SETFL, flags)); }
@@ -353,6 +355,7 @@ cdef extern from *:
     int sys_statx(int dirfd, const char *path, int flags, Stat *st) noexcept nogil
     int sys_open_beneath(int dirfd, const char *name, int flags, unsigned mode) noexcept nogil
     int sys_close(int fd) noexcept nogil
+    int sys_eventfd() noexcept nogil
     unsigned sys_umask(unsigned mask) noexcept nogil
     int sys_dup(int fd) noexcept nogil
     int sys_set_flags(int fd, int flags) noexcept nogil

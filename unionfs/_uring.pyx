@@ -31,13 +31,9 @@ from unionfs._channel cimport (
 )
 from unionfs._sys cimport (
     IoVec, cond_broadcast, cond_wait, mutex_destroy, mutex_init, mutex_lock, mutex_unlock,
-    sys_close, sys_monotonic_ns, sys_thread, sys_write,
+    sys_close, sys_eventfd, sys_monotonic_ns, sys_thread, sys_write,
 )
 from unionfs._wire cimport InHeader, OutHeader
-
-cdef extern from "<sys/eventfd.h>" nogil:
-    int eventfd(unsigned initial, int flags)
-    const int EFD_CLOEXEC
 
 cdef extern from *:
     """
@@ -402,10 +398,10 @@ cdef int start_worker(Channel *channel, Workers *workers) noexcept nogil:
     w.reply = <char *>malloc(REPLY_CAPACITY)
     if w.reply == NULL:
         return -ENOMEM
-    w.queue.wake_fd = eventfd(0, EFD_CLOEXEC)
+    w.queue.wake_fd = sys_eventfd()
     if w.queue.wake_fd < 0:
         free(w.reply)
-        return -ENOMEM
+        return w.queue.wake_fd
     mutex_init(&w.queue.mutex, NULL)
     r = sys_thread(run_queue, w, STACK)
     if r < 0:

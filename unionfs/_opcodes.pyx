@@ -58,7 +58,7 @@ from unionfs._on_names cimport (
 )
 from unionfs._on_seek cimport on_lseek
 from unionfs._parking cimport interrupt
-from unionfs._uring cimport uring_free, uring_prepare, uring_stop
+from unionfs._uring cimport uring_prepare
 from unionfs._wire cimport *
 
 cdef enum:
@@ -79,11 +79,7 @@ cdef bint uring_offered(Channel *channel) noexcept nogil:
     """
     if channel.queues == 0 or channel.workers != NULL:
         return False
-    if uring_prepare(channel) == 0:
-        return True
-    uring_stop(channel)
-    uring_free(channel)
-    return False
+    return uring_prepare(channel) == 0
 
 
 cdef int64_t on_init(Call *call) noexcept nogil:

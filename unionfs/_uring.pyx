@@ -430,6 +430,9 @@ cdef int uring_prepare(Channel *channel) noexcept nogil:
             cond_wait(&channel.changed, &channel.mutex)
         r = min(r, workers.each[i].error)
     mutex_unlock(&channel.mutex)
+    if r < 0:
+        uring_stop(channel)
+        uring_free(channel)
     return r
 
 

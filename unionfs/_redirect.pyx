@@ -159,6 +159,14 @@ cdef int join(char *out, const char *above, const char *name, size_t length) noe
     return 0
 
 
+cdef int open_place(Table *t, uint16_t branch, const char *path) noexcept nogil:
+    """A directory of a branch by its path from the root, which is "" for the root itself."""
+    cdef const char *way = b"."
+    if path[0]:
+        way = path
+    return sys_open_beneath(t.branch[branch].fd, way, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
+
+
 cdef int step_branch(Table *t, Way *to, uint16_t branch, const char *above, const char *name,
                      size_t length, int hops) noexcept nogil:
     """One component in one branch: 1 if nothing below counts any more, 0, -errno."""
@@ -166,10 +174,7 @@ cdef int step_branch(Table *t, Way *to, uint16_t branch, const char *above, cons
     cdef char value[REDIRECT_SIZE]
     cdef Stat st
     cdef int fd, parent, r
-    cdef const char *directory = b"."
-    if above[0]:
-        directory = above
-    parent = sys_open_beneath(t.branch[branch].fd, directory, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
+    parent = open_place(t, branch, above)
     if parent < 0:
         return parent
     r = join(path, above, name, length)
@@ -298,11 +303,7 @@ cdef int split(Table *t, Way *dirs, uint16_t first, char *value) noexcept nogil:
 cdef int data_in(Table *t, uint16_t branch, const char *above, const char *name) noexcept nogil:
     """The regular file of that name in one branch; -ENOENT: perhaps in one below, -errno."""
     cdef Stat st
-    cdef const char *directory = b"."
-    cdef int parent, r
-    if above[0]:
-        directory = above
-    parent = sys_open_beneath(t.branch[branch].fd, directory, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
+    cdef int r, parent = open_place(t, branch, above)
     if parent < 0:
         return parent
     r = sys_statx(parent, name, 0, &st)

@@ -3,11 +3,14 @@
 import errno
 import json
 import os
+import resource
 import struct
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,25 @@ def test_init_takes_only_what_is_offered(serve: Serve) -> None:
     fields, flags = negotiate(serve(init=False), INIT_IN.pack(7, 31, 4096, 1 << 0, 0)[:16])
     assert flags == {"ASYNC_READ"}
     assert (fields[1], fields[-1]) == (31, 0)
+
+
+def test_io_uring_without_descriptors_for_it(serve: Serve) -> None:
+    """What was begun of the queues is taken back, and the channel serves alone."""
+    served = serve(init=False, queues=2)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    threads, descriptors = os.listdir("/proc/self/task"), os.listdir("/proc/self/fd")
+    free = next(number for number in count() if str(number) not in descriptors)
+    # One queue gets an eventfd, and neither its ring nor the other queue anything.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, limits[1]))
+    try:
+        fields, _ = negotiate(served)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not fields[-1] & 1 << (41 - 32)  # OVER_IO_URING
+    assert status(served.wire)["queues"] == 0
+    assert os.listdir("/proc/self/fd") == descriptors
+    while os.listdir("/proc/self/task") != threads:  # the last instructions of one that has ended
+        time.sleep(0.001)
 
 
 def test_init_of_other_versions(serve: Serve) -> None:

@@ -50,7 +50,7 @@ class Peer:
     """The command line that mounts in ``mode``; it runs in the directory above the lowers. None:
     no union, the workload gets a plain directory with the same content."""
     mode: str = ""
-    """A mount option on top of the peer's usual ones."""
+    """Mount options on top of the peer's usual ones, separated by commas."""
     copies_up: bool = True
     """Can change and remove what is in a lower branch."""
 
@@ -248,8 +248,8 @@ def unavailable(peer: Peer, directory: Path) -> str | None:
         return str(error)
     if not queues:
         return f"the kernel does not offer it: echo 1 > {_OFFER}"
-    option = peer.mode.partition("=")[0]
-    return mounted.said if option and option in mounted.said else None
+    asked = [option.partition("=")[0] for option in peer.mode.split(",") if option]
+    return mounted.said if any(option in mounted.said for option in asked) else None
 
 
 def _environment() -> dict[str, str]:

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import measure, plot, report
+from benchmarks import measure, peers, plot, report
 from benchmarks.fixtures import Fixtures
 from benchmarks.measure import ClientError, Placement
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, Mounted, Peer, unavailable
 from benchmarks.results import Results
 from benchmarks.runner import Runner, rotated
 from benchmarks.scales import QUICK, TINY
@@ -77,6 +77,17 @@ def run_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Result
         return found
 
     return run
+
+
+@pytest.mark.parametrize(("warned_of", "takes_part"), [("second", False), ("other", True)])
+def test_a_mode_that_is_passed_over_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warned_of: str, takes_part: bool
+) -> None:
+    said = f"warning: unknown option {warned_of} ignored"
+    monkeypatch.setattr(peers, "mount", lambda *_: Mounted(tmp_path, [], 0.0, said))
+    monkeypatch.setattr(peers, "unmount", lambda _: None)
+    peer = Peer("peer", lambda *_: [], "first,second=value")
+    assert unavailable(peer, tmp_path / "trial") == (None if takes_part else said)
 
 
 @pytest.mark.slow

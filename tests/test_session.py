@@ -3,7 +3,6 @@
 import ast
 import errno
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -17,8 +16,9 @@ import pytest
 
 import unionfs
 from tests.conftest import Directories, LogWatch, OrdinaryUser
+from tests.mounted.harness import status
 from tests.wire.channel import fails
-from unionfs import _mount, copyup, daemon, kernel, log, session, uppers
+from unionfs import _mount, copyup, daemon, kernel, session, uppers
 from unionfs._tree import Tree
 from unionfs.branches import BranchStack
 from unionfs.errors import (
@@ -304,11 +304,6 @@ def test_a_bug_before_the_mount_answers(
     assert os.listdir(branches.upper) == []
 
 
-def test_a_log_that_cannot_be_written(branches: Directories) -> None:
-    with pytest.raises(StartFailed, match="log_file"):
-        union(branches, log_file=branches.base / "missing/log").start()
-
-
 @pytest.mark.parametrize("name", [name for name, _ in sorted(vars(unionfs.errors).items())])
 def test_errors_travel_from_the_daemon(name: str) -> None:
     kind = getattr(unionfs.errors, name)
@@ -379,50 +374,6 @@ def test_signals_become_readable() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert os.read(fd, 1) == bytes([signal.SIGTERM])
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_the_log_belongs_to_the_daemon(branches: Directories) -> None:
-    """A record goes to the file, and not to handlers of the program that mounted."""
-    path = branches.base / "log"
-
-    def body(ready: Callable[[], None], leash: int | None) -> int:
-        log.use(str(path), log.syslog)
-        log.error("from the daemon")
-        ready()
-        return 0
-
-    daemon.Daemon(body, [], leash=False, what="here").end()
-    assert path.read_text().endswith(" ERROR from the daemon\n")
-
-
-def test_a_log_that_is_full() -> None:
-    """It must not end the thread that reports something."""
-
-    def body(ready: Callable[[], None], leash: int | None) -> int:
-        log.use("/dev/full", log.syslog)
-        log.error("nobody reads this")
-        ready()
-        return 0
-
-    daemon.Daemon(body, [], leash=False, what="here").end()
-
-
-def test_an_exception_is_logged_with_its_traceback(branches: Directories) -> None:
-    path = branches.base / "log"
-
-    def body(ready: Callable[[], None], leash: int | None) -> int:
-        log.use(str(path), log.syslog)
-        try:
-            raise LookupError("a reason")
-        except LookupError:
-            log.exception("something failed")
-        ready()
-        return 0
-
-    daemon.Daemon(body, [], leash=False, what="here").end()
-    text = path.read_text()
-    assert " ERROR something failed\nTraceback" in text
-    assert text.endswith("LookupError: a reason\n")
 
 
 # --- a mount served by this process ---
@@ -534,13 +485,13 @@ os.write(1, b"%d" % os.write(fd, b"UP"))
         assert killed.stdout.read(5) == patient.stdout.read(5) == b"ready"
         assert copying.wait(30)
         try:
-            while parked(branches.mountpoint) < 2:
+            while status(branches.mountpoint)["parked"] < 2:
                 threading.Event().wait(0.001)
             patient.send_signal(signal.SIGUSR1)
             killed.send_signal(number)
             assert killed.wait(30) == -number
             assert killed.stdout.read() == b""
-            assert parked(branches.mountpoint) == 1
+            assert status(branches.mountpoint)["parked"] == 1
         finally:
             go_on.set()
         assert patient.stdout.read() == b"2"
@@ -548,12 +499,6 @@ os.write(1, b"%d" % os.write(fd, b"UP"))
         "lower",
         "UPwer",
     ]
-
-
-def parked(mountpoint: Path) -> int:
-    count = json.loads(os.getxattr(mountpoint, "user.unionfs.status"))["parked"]
-    assert isinstance(count, int)
-    return count
 
 
 @root_only

@@ -1,9 +1,5 @@
 """Fixtures of the tests that look at a mount from outside."""
 
-import pytest
-
-pytest.register_assert_rewrite("tests.mounted.harness", "tests.mounted.trees")
-
-from tests.mounted.harness import memory, place  # noqa: E402
+from tests.mounted.harness import memory, place
 
 __all__ = ["memory", "place"]

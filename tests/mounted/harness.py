@@ -9,6 +9,7 @@ import ast
 import ctypes
 import ctypes.util
 import errno
+import json
 import os
 import subprocess
 import tempfile
@@ -125,6 +126,12 @@ def gone(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return True
     return status.rpartition(")")[2].split()[0] in "ZX"
+
+
+def status(mountpoint: Path) -> dict[str, Any]:
+    """What the daemon says of itself, as `unionfs-status --json` prints it."""
+    value: dict[str, Any] = json.loads(os.getxattr(mountpoint, "user.unionfs.status"))
+    return value
 
 
 class Union:

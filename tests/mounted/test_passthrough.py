@@ -1,15 +1,13 @@
 """io=passthrough: the kernel reads and writes the branches' files itself."""
 
-import json
 import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.mounted.harness import Union, needs_root, only_unionfs, wait_until
+from tests.mounted.harness import Union, needs_root, only_unionfs, status, wait_until
 from tests.mounted.trees import assert_same, build, snapshot
 
 pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(60)]
@@ -27,10 +25,9 @@ def union(place: Path) -> Iterator[Union]:
 
 def requests(union: Union) -> dict[str, int]:
     """How often each operation was asked for."""
-    status: dict[str, Any] = json.loads(os.getxattr(union.mountpoint, "user.unionfs.status"))
     return {
         name: sum(plane["count"] for plane in planes.values())
-        for name, planes in status["requests"].items()
+        for name, planes in status(union.mountpoint)["requests"].items()
     }
 
 

@@ -1,17 +1,15 @@
 """FUSE over io_uring: what the other mounted tests show of the channel holds for the queues."""
 
-import json
 import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from errno import ENOTCONN
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.mounted.harness import Union, only_unionfs, wait_until
+from tests.mounted.harness import Union, only_unionfs, status, wait_until
 
 # These run here once more, over io_uring.
 from tests.mounted.test_data import (  # noqa: F401
@@ -55,20 +53,16 @@ def offered(request: pytest.FixtureRequest) -> Iterator[bool]:
         OFFER.write_text(before)
 
 
-def status(union: Union) -> Any:
-    return json.loads(os.getxattr(union.mountpoint, "user.unionfs.status"))
-
-
 @pytest.mark.parametrize("offered", [True, False], indirect=True, ids=["offered", "not offered"])
 def test_used_if_the_kernel_offers_it(place: Path, offered: bool) -> None:
     with Union(place) as union:
         (union.mountpoint / "file").write_text("content")
-        assert (status(union)["queues"] > 0) == offered
+        assert (status(union.mountpoint)["queues"] > 0) == offered
 
 
 def test_not_used_if_the_mount_declines(place: Path) -> None:
     with Union(place, io_uring="off") as union:
-        assert status(union)["queues"] == 0
+        assert status(union.mountpoint)["queues"] == 0
 
 
 def test_everything_is_the_same(place: Path) -> None:
@@ -130,7 +124,7 @@ def test_more_requests_at_once_than_slots(place: Path) -> None:
     with Union(place, volatile=False) as union, ThreadPoolExecutor(many) as pool:
         for number, content in enumerate(pool.map(work, range(many))):
             assert content == b"%d" % number * 1000
-        assert status(union)["malformed"] == 0
+        assert status(union.mountpoint)["malformed"] == 0
 
 
 def test_killed_daemon_leaves_errors_not_waiters(place: Path) -> None:

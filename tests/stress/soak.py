@@ -9,7 +9,6 @@ the cycles), and fails when its private memory, its descriptors or its nodes gro
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.mounted.harness import Union
+from tests.mounted.harness import Union, status
 from tests.stress.run import may_drop_caches
 
 DIRECTORIES = 32
@@ -121,14 +120,14 @@ class Work:
 
 
 def watch(union: Union, cycles: int) -> Sample:
-    status = json.loads(os.getxattr(union.mountpoint, "user.unionfs.status"))
+    said = status(union.mountpoint)
     rollup = Path(f"/proc/{union.pid}/smaps_rollup").read_text().splitlines()
     return Sample(
         cycles=cycles,
-        lookups=sum(plane["count"] for plane in status["requests"]["LOOKUP"].values()),
+        lookups=sum(plane["count"] for plane in said["requests"]["LOOKUP"].values()),
         memory=sum(int(line.split()[1]) << 10 for line in rollup if line.startswith("Private_")),
         descriptors=len(os.listdir(f"/proc/{union.pid}/fd")),
-        nodes=status["nodes"],
+        nodes=said["nodes"],
     )
 
 

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.mounted.harness", "tests.mounted.trees", "tests.work.twins")
-
-from tests.mounted.harness import memory, place  # noqa: E402
-from tests.work.twins import PLACEMENTS, Twins  # noqa: E402
+from tests.mounted.harness import memory, place
+from tests.work.twins import PLACEMENTS, Twins
 
 __all__ = ["memory", "place"]
 

@@ -29,7 +29,9 @@ _READ_AHEAD = 1024
 # Losing the daemon takes everything away that uses the mount: it should not be the first to go.
 _OOM_SCORE_ADJ = -900
 # A descriptor kept open pins an inode of the branch in memory: a kilobyte each.
-_MOST_DESCRIPTORS = 4096
+_MOST_DESCRIPTORS = 3584
+# Those and the others: branches, files without a name, queues.
+_DESCRIPTOR_TABLE = 4096
 
 
 class Session:
@@ -273,6 +275,7 @@ def _serve_here(
 ) -> int:
     os.umask(0)  # the callers' umasks count, not ours
     daemon.raise_descriptor_limit()
+    daemon.grow_descriptor_table(_DESCRIPTOR_TABLE)
     session = Session(options, stack)
     with daemon.end_signals() as signalled:
         session.start()

@@ -5,6 +5,7 @@ The command line is read by getopt and not by argparse: it has the shape of moun
 options may follow the arguments, and every mount is a process that would keep argparse.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from getopt import GetoptError, gnu_getopt
@@ -49,6 +50,21 @@ All options: docs/options.md. Exit statuses: docs/errors.md.
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     return run(PROGRAM, command, argv)
+
+
+def program() -> int:
+    """What is installed as unionfs-mount.
+
+    Does not take the interpreter down module by module, which would be a sixth of what the caller
+    waits for: the daemon is another process, and nothing is left to be done here.
+    """
+    status = main()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return status  # the interpreter tries again, and complains
+    os._exit(status)
 
 
 def command(argv: Sequence[str]) -> int:

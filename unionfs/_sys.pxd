@@ -203,21 +203,50 @@ cdef extern from *:
         snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
         return NEG(removexattr(path, name));
     }
-    /* The same on `name` in directory dirfd, without a descriptor of the file. */
+    /* The same on `name` in directory dirfd, without a descriptor of the file: by calls that Linux
+       has since 6.13 and libc has not yet, else by the directory's magic link, which takes three
+       times as long. */
+    #define XATTRAT_SET 463
+    #define XATTRAT_GET 464
+    #define XATTRAT_LIST 465
+    struct sys_xattr {              /* struct xattr_args */
+        uint64_t value;
+        uint32_t size, flags;
+    };
+    static inline int sys_has_xattrat(void) {
+        static int has = -1;
+        int known = __atomic_load_n(&has, __ATOMIC_RELAXED);
+        if (known < 0) {
+            /* Who knows the call refuses a size of 0; else it is ENOSYS or (seccomp) EPERM. */
+            known = syscall(XATTRAT_GET, -1, "", 0, "", NULL, 0) < 0 && errno == EINVAL;
+            __atomic_store_n(&has, known, __ATOMIC_RELAXED);
+        }
+        return known;
+    }
     static inline int64_t sys_getxattrat(int dirfd, const char *name, const char *attr, void *b,
                                          size_t n) {
         char path[32 + 256];
+        struct sys_xattr to = {(uintptr_t)b, (uint32_t)n, 0};
+        if (sys_has_xattrat())
+            return NEG((int64_t)syscall(XATTRAT_GET, dirfd, name, AT_SYMLINK_NOFOLLOW, attr, &to,
+                                        sizeof to));
         snprintf(path, sizeof path, "/proc/self/fd/%d/%s", dirfd, name);
         return NEG(lgetxattr(path, attr, b, n));
     }
     static inline int64_t sys_listxattrat(int dirfd, const char *name, char *b, size_t n) {
         char path[32 + 256];
+        if (sys_has_xattrat())
+            return NEG((int64_t)syscall(XATTRAT_LIST, dirfd, name, AT_SYMLINK_NOFOLLOW, b, n));
         snprintf(path, sizeof path, "/proc/self/fd/%d/%s", dirfd, name);
         return NEG(llistxattr(path, b, n));
     }
     static inline int sys_setxattrat(int dirfd, const char *name, const char *attr,
                                      const void *v, size_t n, int flags) {
         char path[32 + 256];
+        struct sys_xattr from = {(uintptr_t)v, (uint32_t)n, (uint32_t)flags};
+        if (sys_has_xattrat())
+            return (int)NEG(syscall(XATTRAT_SET, dirfd, name, AT_SYMLINK_NOFOLLOW, attr, &from,
+                                    sizeof from));
         snprintf(path, sizeof path, "/proc/self/fd/%d/%s", dirfd, name);
         return NEG(lsetxattr(path, attr, v, n, flags));
     }

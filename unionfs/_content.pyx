@@ -36,6 +36,7 @@ from unionfs._nodes cimport (
     dir_ref,
     node_data_ref,
     node_getxattr,
+    node_listxattr,
     node_path_ref,
     node_set_xattr,
     node_stat,
@@ -67,7 +68,6 @@ from unionfs._sys cimport (
     sys_fdatasync,
     sys_fsync,
     sys_ftruncate,
-    sys_listxattr,
     sys_lseek,
     sys_open_beneath,
     sys_pread,
@@ -440,25 +440,21 @@ cdef int64_t content_getxattr(Table *t, Node *n, const char *name, char *buffer,
 cdef int64_t content_listxattr(Table *t, const Op *op, Node *n, char *buffer,
                                size_t size) noexcept nogil:
     cdef char *names
-    cdef Ref ref
-    cdef int64_t r = node_path_ref(t, n, &ref)
-    if r < 0:
+    cdef int64_t r = node_listxattr(t, n, NULL, 0)
+    if r <= 0:
         return r
-    r = sys_listxattr(ref.fd, NULL, 0)
+    names = <char *>malloc(XATTR_LIMIT)
+    if names == NULL:
+        return -ENOMEM
+    r = node_listxattr(t, n, names, XATTR_LIMIT)
     if r > 0:
-        names = <char *>malloc(XATTR_LIMIT)
-        r = -ENOMEM
-        if names != NULL:
-            r = sys_listxattr(ref.fd, names, XATTR_LIMIT)
-            if r > 0:
-                r = xattr_show_list(t, names, r, op == NULL or op.uid == 0)
-            if r > 0 and size:
-                if <size_t>r > size:
-                    r = -ERANGE
-                else:
-                    memcpy(buffer, names, <size_t>r)
-            free(names)
-    ref_drop(t, &ref)
+        r = xattr_show_list(t, names, r, op == NULL or op.uid == 0)
+    if r > 0 and size:
+        if <size_t>r > size:
+            r = -ERANGE
+        else:
+            memcpy(buffer, names, <size_t>r)
+    free(names)
     return r
 
 

@@ -263,6 +263,7 @@ cdef int node_path_ref(Table *t, Node *n, Ref *ref) noexcept nogil
 # getxattr(2) of the node; only `security.capability` and ACLs are asked often, and mostly in vain.
 cdef int64_t node_getxattr(Table *t, Node *n, const char *name, void *value,
                            size_t size) noexcept nogil
+cdef int64_t node_listxattr(Table *t, Node *n, char *names, size_t size) noexcept nogil
 cdef void node_set_xattr(Table *t, Node *n) noexcept nogil
 # A private descriptor that keeps the file when its last name goes.
 cdef int node_open_orphan(Table *t, Node *n) noexcept nogil

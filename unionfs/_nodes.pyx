@@ -990,6 +990,12 @@ cdef bint node_is_bare(Table *t, Node *n, uint32_t seq, bint bare) noexcept nogi
     return valid
 
 
+cdef bint node_by_name(Table *t, Node *n, Ref *ref, char *text, uint32_t *seq) noexcept nogil:
+    """Where no descriptor of the file is open: its directory and its name there."""
+    return n.dir == NULL and (n.data == NULL or n.metacopy) and n.orphan_fd < 0 and (
+        node_place(t, n, ref, text, seq) == 0)
+
+
 cdef int64_t node_getxattr(Table *t, Node *n, const char *name, void *value,
                            size_t size) noexcept nogil:
     """By a descriptor that is open already, else by name; remembers files that have none."""
@@ -1001,8 +1007,7 @@ cdef int64_t node_getxattr(Table *t, Node *n, const char *name, void *value,
     cdef bint certain = strncmp(name, b"security.", 9) == 0 or strncmp(name, b"user.", 5) == 0
     if n.bare and certain:
         return -ENODATA
-    if n.dir == NULL and (n.data == NULL or n.metacopy) and n.orphan_fd < 0 and (
-            node_place(t, n, &ref, text, &seq) == 0):
+    if node_by_name(t, n, &ref, text, &seq):
         listed = sys_listxattrat(ref.fd, text, NULL, 0)
         if listed == 0 and certain:
             r = -ENODATA
@@ -1018,6 +1023,29 @@ cdef int64_t node_getxattr(Table *t, Node *n, const char *name, void *value,
     listed = sys_listxattr(ref.fd, NULL, 0)
     r = -ENODATA if listed == 0 and certain else sys_getxattr(ref.fd, name, value, size)
     node_is_bare(t, n, seq, listed == 0)
+    ref_drop(t, &ref)
+    return r
+
+
+cdef int64_t node_listxattr(Table *t, Node *n, char *names, size_t size) noexcept nogil:
+    """The same for the list: who asks for one attribute of every file asks for it as well."""
+    cdef Ref ref
+    cdef char text[NAME_LIMIT + 1]
+    cdef uint32_t seq = n.seq
+    cdef int64_t r
+    if n.bare:
+        return 0
+    if node_by_name(t, n, &ref, text, &seq):
+        r = sys_listxattrat(ref.fd, text, names, size)
+        ref_drop(t, &ref)
+        if node_is_bare(t, n, seq, r == 0):
+            return r
+    seq = n.seq
+    r = node_path_ref(t, n, &ref)
+    if r < 0:
+        return r
+    r = sys_listxattr(ref.fd, names, size)
+    node_is_bare(t, n, seq, r == 0)
     ref_drop(t, &ref)
     return r
 

@@ -48,6 +48,28 @@ def test_set_get_list_remove(union: Union, where: str, kind: str) -> None:
 
 
 @EVERYWHERE
+@pytest.mark.parametrize("kind", ["file", "dir"])
+@pytest.mark.parametrize("asked", ["list", "get"])
+def test_what_had_none_can_get_some(union: Union, where: str, kind: str, asked: str) -> None:
+    """That a file has none is remembered: until it has one, and over its copy-up."""
+    put(union.base / where, "x" if kind == "file" else "x/")
+    tree, node = union.tree, union.node("x")
+    for name in ("user.first", "user.second"):
+        for _ in range(2):
+            if asked == "list":
+                assert tree.listxattr(node) == []
+            else:
+                with fails(errno.ENODATA):
+                    tree.getxattr(node, name)
+        tree.setxattr(node, name, b"1")
+        assert tree.listxattr(node) == [name]
+        assert tree.getxattr(node, name) == b"1"
+        tree.removexattr(node, name)
+    tree.setattr(node, uid=1)
+    assert tree.listxattr(node) == []
+
+
+@EVERYWHERE
 def test_create_and_replace(union: Union, where: str) -> None:
     put(union.base / where, "f")
     os.setxattr(union.base / where / "f", "user.there", b"1")

@@ -73,9 +73,7 @@ def test_a_writable_stack(places: Places) -> None:
         ]
         assert stack.mountpoint == str(places.mountpoint)
         assert len(stack.lower_fds) == 2
-        assert stack.upper_fd is not None
-        assert os.fstat(stack.upper_fd).st_ino == places.upper.stat().st_ino
-        assert stack.work_fd is None
+        assert stack.upper_fd is stack.work_fd is None
         assert list(places.upper.iterdir()) == [], "opening changes nothing on disk"
 
 
@@ -325,6 +323,45 @@ def test_work_directory_that_cannot_be(places: Places) -> None:
     file.touch()
     with pytest.raises(errors.NotADirectory):
         opened(places.options(text=f"workdir={file}"))
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can mount a second filesystem")
+@pytest.mark.parametrize("asked", [False, True], ids=["default", "workdir="])
+def test_mounts_inside_the_upper_are_no_part_of_it(places: Places, asked: bool) -> None:
+    """And upper and work directory are on one mount: renaming between two would be EXDEV."""
+    inside = places.upper / "inside"
+    inside.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", inside], check=True)
+    try:
+        (inside / "hidden").touch()
+        options = places.options(text=f"workdir={places.work}" if asked else "")
+        with opened(options) as stack:
+            assert stack.upper_fd is not None
+            assert stack.work_fd is not None
+            assert os.fstat(stack.upper_fd).st_ino == places.upper.stat().st_ino
+            fd = os.open("inside", os.O_RDONLY, dir_fd=stack.upper_fd)
+            assert os.listdir(fd) == []
+            os.close(fd)
+            os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=stack.work_fd))
+            os.rename("file", "file", src_dir_fd=stack.work_fd, dst_dir_fd=stack.upper_fd)
+    finally:
+        subprocess.run(["umount", inside], check=True)
+    assert (places.upper / "file").exists()
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can mount a second filesystem")
+def test_an_upper_that_is_no_longer_at_its_path(places: Places) -> None:
+    """Something was mounted over it in between: the upper is still what was opened."""
+    stack = BranchStack.open(places.options())
+    subprocess.run(["mount", "-t", "tmpfs", "none", places.upper], check=True)
+    try:
+        with stack:
+            stack.open_workdir()
+            assert stack.upper_fd is not None
+            os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=stack.upper_fd))
+    finally:
+        subprocess.run(["umount", places.upper], check=True)
+    assert (places.upper / "file").exists()
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can mount a second filesystem")

@@ -10,7 +10,8 @@ from errno import EMFILE, ENFILE, ENOENT, ENOTDIR
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from unionfs import workdir
+from unionfs import clones, workdir
+from unionfs.clones import Identity
 from unionfs.errors import (
     BranchMissing,
     BranchTwice,
@@ -27,9 +28,6 @@ from unionfs.errors import (
     WorkdirUnusable,
 )
 from unionfs.options import MountOptions, Whiteout
-
-#: What a directory is, under whichever path: st_dev and st_ino.
-Identity = tuple[int, int]
 
 
 class Branch(NamedTuple):
@@ -55,6 +53,8 @@ class BranchStack:
         self._known: dict[str, Identity] = {}
         self.mountpoint = ""  #: absolute and without links
         self.upper: Branch | None = None
+        #: The upper without what is mounted inside it, where `open_workdir` could have that.
+        self.upper_fd: int | None = None
         self.lowers: list[Branch] = []  #: topmost first
         self.whiteout: Whiteout = options.whiteout
         #: Whether trusted.* extended attributes may be written here.
@@ -81,10 +81,6 @@ class BranchStack:
         return stack
 
     @property
-    def upper_fd(self) -> int | None:
-        return None if self.upper is None else self.upper.fd
-
-    @property
     def lower_fds(self) -> list[int]:
         return [branch.fd for branch in self.lowers]
 
@@ -104,12 +100,18 @@ class BranchStack:
             return
         asked = self._options.workdir
         if asked is None:
+            self.upper_fd = _without_submounts(self.upper)[0]
             self.workdir = f"{self.upper.path}/{workdir.DEFAULT_NAME}"
-            fd = workdir.make(self.upper.fd, workdir.DEFAULT_NAME, self.workdir)
+            self.state_fd = workdir.make(self.upper_fd, workdir.DEFAULT_NAME, self.workdir)
         else:
-            fd, self.workdir = self._open_asked_workdir(asked, self.upper)
-        self.state_fd = fd
-        self.work_fd = workdir.make(fd, workdir.SCRATCH, f"{self.workdir}/{workdir.SCRATCH}")
+            work = self._open_asked_workdir(asked, self.upper)
+            self.workdir = work.path
+            try:
+                self.upper_fd, self.state_fd = _without_submounts(self.upper, work)
+            finally:
+                os.close(work.fd)
+        scratch = f"{self.workdir}/{workdir.SCRATCH}"
+        self.work_fd = workdir.make(self.state_fd, workdir.SCRATCH, scratch)
         workdir.clear(self.work_fd, self.workdir)
         self.trusted = workdir.probe(self.work_fd, self.upper.path, self.whiteout)
 
@@ -127,10 +129,10 @@ class BranchStack:
             os.close(branch.fd)
         self.upper = None
         self.lowers = []
-        for fd in (self.work_fd, self.state_fd):
+        for fd in (self.upper_fd, self.work_fd, self.state_fd):
             if fd is not None:
                 os.close(fd)
-        self.work_fd = self.state_fd = None
+        self.upper_fd = self.work_fd = self.state_fd = None
 
     def __enter__(self) -> Self:
         return self
@@ -192,7 +194,7 @@ class BranchStack:
             if branch.identity in around:
                 raise MountpointInsideBranch(path=mountpoint.path, other=branch.path)
 
-    def _open_asked_workdir(self, asked: str, upper: Branch) -> tuple[int, str]:
+    def _open_asked_workdir(self, asked: str, upper: Branch) -> Branch:
         try:
             fd = os.open(asked, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -200,19 +202,20 @@ class BranchStack:
                 raise NotADirectory(path=asked) from None
             raise WorkdirUnusable(path=asked, reason=error.strerror) from None
         try:
-            path, identity = _path(fd), _identity(fd)
-            if _mount_id(fd) != _mount_id(upper.fd) or identity[0] != upper.identity[0]:
-                raise WorkdirElsewhere(path=path, upper=upper.path)
-            around = {identity, *self._ancestors(path)}
+            work = Branch(_path(fd), fd, _identity(fd))
+            if _mount_id(fd) != _mount_id(upper.fd) or work.identity[0] != upper.identity[0]:
+                raise WorkdirElsewhere(path=work.path, upper=upper.path)
+            around = {work.identity, *self._ancestors(work.path)}
             for branch in self.branches:
-                if branch.identity in around or identity in self._ancestors(branch.path):
+                if branch.identity in around or work.identity in self._ancestors(branch.path):
                     raise WorkdirUnusable(
-                        path=path, reason=f"it overlaps branch {branch.path}; choose one beside it"
+                        path=work.path,
+                        reason=f"it overlaps branch {branch.path}; choose one beside it",
                     )
         except BaseException:
             os.close(fd)
             raise
-        return fd, path
+        return work
 
     def _ancestors(self, path: str) -> Iterator[Identity]:
         """The directories above `path`, nearest first.
@@ -257,6 +260,14 @@ def _open_branch(path: str) -> Branch:
     except BaseException:
         os.close(fd)
         raise
+
+
+def _without_submounts(*branches: Branch) -> list[int]:
+    """New descriptors of the upper and the work directory, in one clone where it can be had."""
+    try:
+        return clones.together([(branch.path, branch.identity) for branch in branches])
+    except OSError:
+        return [os.dup(branch.fd) for branch in branches]
 
 
 def _check_writable(upper: Branch) -> None:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from unionfs import _mount, daemon, kernel, log, overrides, workdir
+from unionfs import clones, daemon, kernel, log, overrides, workdir
 from unionfs._fastpath import FastPath
 from unionfs._tree import Tree
 from unionfs.branches import BranchStack
@@ -344,19 +344,12 @@ def _answer(mountpoint: str) -> os.stat_result:
 
 
 def _without_submounts(fd: int, undo: ExitStack) -> int:
-    """A lower branch as it is below what is mounted inside it, read-only, where that can be had.
-
-    Where not (an ordinary user; mounts that a user namespace has locked), such a directory is
-    EXDEV: a branch is one filesystem.  Read-only it keeps its symbolic links' times of access,
-    for which readlink(2) has no O_NOATIME.
-    """
+    """A lower branch as it is below what is mounted inside it, where that can be had."""
     try:
-        clone = _mount.clone(fd)
+        clone = clones.read_only(fd)
     except OSError:
         return fd
     undo.callback(os.close, clone)
-    with suppress(OSError):
-        _mount.make_read_only(clone)
     return clone
 
 

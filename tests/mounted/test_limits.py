@@ -179,31 +179,42 @@ def test_attributes_of_a_link_into_the_mount(place: Path) -> None:
 
 @only_unionfs
 @needs_root
-def test_mounts_inside_branches(place: Path) -> None:
-    """One that leads back to the mount itself, in a lower: nobody waits for himself."""
-    union = Union(place, timeout=0, threads=1)
+@pytest.mark.parametrize("asked", [False, True], ids=["default", "workdir="])
+def test_mounts_inside_branches(place: Path, asked: bool) -> None:
+    """Also those that lead back to the mount itself: nobody waits for himself."""
+    (place / "work").mkdir()
+    more = {"workdir": str(place / "work")} if asked else {}
+    union = Union(place, timeout=0, threads=1, **more)
     build(union.lower, {"d/loop/under": "lower", "f": "x"})
     build(place, {"elsewhere/under": "no part of the upper"})
-    assert union.upper is not None
-    build(union.upper, {"up/there/under": "upper"})
-    with union:
-        root = union.mountpoint
-        mounted = {union.lower / "d/loop": root, union.upper / "up/there": place / "elsewhere"}
-        try:
-            for target, source in mounted.items():
-                subprocess.run(["mount", "--bind", source, target], check=True)
-            assert (union.lower / "d/loop/f").read_text() == "x"
-            assert os.listdir(root / "d/loop") == ["under"]
-            assert (root / "d/loop/under").read_text() == "lower"
-            (root / "d/loop/under").write_text("changed")
-            fails_with(errno.EXDEV, lambda: os.listdir(root / "up/there"))
-            fails_with(errno.EXDEV, lambda: (root / "up/there/under").write_text("changed"))
+    upper = place / "upper"
+    build(upper, {"up/there/under": "upper", "up/loop/under": "upper"})
+    loops = [union.lower / "d/loop", upper / "up/loop"]
+    try:
+        with union:
+            root = union.mountpoint
+            subprocess.run(["mount", "--bind", place / "elsewhere", upper / "up/there"], check=True)
+            for loop in loops:
+                subprocess.run(["mount", "--bind", root, loop], check=True)
+                assert (loop / "f").read_text() == "x"
+            for name, content in (("d/loop", "lower"), ("up/loop", "upper"), ("up/there", "upper")):
+                inside = root / name
+                assert os.listdir(inside) == ["under"]
+                assert (inside / "under").read_text() == content
+                (inside / "under").write_text("changed")
+                (inside / "new").write_text("new")
+                (inside / "new").rename(inside / "renamed")
+                assert sorted(os.listdir(inside)) == ["renamed", "under"]
+            (upper / "up/loop/by-the-loop").write_text("x")
+            assert (root / "by-the-loop").read_text() == "x"
             subprocess.run(["rm", "-r", root / "d"], check=True)
-            assert sorted(os.listdir(root)) == ["f", "up"]
-        finally:
-            for target in mounted:
-                detach(target)
+            assert sorted(os.listdir(root)) == ["by-the-loop", "f", "up"]
+            # Unmounted with the loops in place.
+    finally:
+        for target in (upper / "up/there", *loops):
+            detach(target)
     assert (union.lower / "d/loop/under").read_text() == "lower"
+    assert (upper / "up/there/under").read_text() == "changed"
     assert (place / "elsewhere/under").read_text() == "no part of the upper"
 
 

@@ -31,6 +31,7 @@ class Scale:
     scaling_files: tuple[int, ...]
     scaling_directory: tuple[int, ...]
     scaling_clients: tuple[int, ...]
+    scaling_mounts: tuple[int, ...]
     leaves_out: frozenset[str] = frozenset()
     """Workloads that run at this scale only when they are named."""
 
@@ -50,6 +51,7 @@ TINY = Scale(
     scaling_files=(20, 40),
     scaling_directory=(20, 40),
     scaling_clients=(1, 2),
+    scaling_mounts=(1, 3),
 )
 
 QUICK = Scale(
@@ -67,6 +69,7 @@ QUICK = Scale(
     scaling_files=(1_000, 10_000),
     scaling_directory=(1_000, 10_000),
     scaling_clients=(1, 2, 4),
+    scaling_mounts=(1, 10, 50),
     # It says nothing before two seconds: a third of the time all others take together.
     leaves_out=frozenset({"dbench"}),
 )
@@ -86,6 +89,7 @@ FULL = Scale(
     scaling_files=(10_000, 100_000, 1_000_000),
     scaling_directory=(1_000, 10_000, 100_000),
     scaling_clients=(1, 2, 4, 8, 16),
+    scaling_mounts=(1, 10, 100, 500),
 )
 
 SCALES = {scale.name: scale for scale in (TINY, QUICK, FULL)}

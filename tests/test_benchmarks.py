@@ -39,7 +39,7 @@ MACHINE = dict.fromkeys(
 )
 SETTINGS = {"scale": "tiny", "rounds": 1, "cold": "fresh mount"}
 CONTAINERS = {name for name in WORKLOADS if name.startswith("container-")}
-OF_A_UNION_ONLY = {"start", "nodes", *CONTAINERS}
+OF_A_UNION_ONLY = {"start", "nodes", "scaling-mounts", *CONTAINERS}
 ROOT = Path(__file__).parents[1]
 
 
@@ -272,7 +272,7 @@ def test_selection() -> None:
 
 def test_command_with_a_fuse_peer(tmp_path: Path) -> None:
     """In a process of its own: it adopts orphans, and would adopt those of other tests here."""
-    selection = ["--only", "start,nodes,untar", "--peers", "plain,fuse-overlayfs"]
+    selection = ["--only", "start,nodes,untar,scaling-mounts", "--peers", "plain,fuse-overlayfs"]
     places = ["--directory", str(tmp_path), "--output", str(tmp_path / "output")]
     subprocess.run(
         [sys.executable, "-m", "benchmarks", "--scale=tiny", "--rounds=2", *selection, *places],
@@ -288,6 +288,7 @@ def test_command_with_a_fuse_peer(tmp_path: Path) -> None:
     assert content["failures"] == []
     rows = {sample["row"] for sample in content["samples"] if sample["peer"] == "fuse-overlayfs"}
     assert {"mount to first answer", "private memory at rest", "untar"} <= rows
+    assert {"mount to first answer, by mounts", "private memory at rest, by mounts"} <= rows
 
 
 @pytest.mark.slow

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from benchmarks.fixtures import FILES_IN_DIRECTORY
+from benchmarks.peers import Mounted
 from benchmarks.session import Session
 from benchmarks.workloads import clients
 from benchmarks.workloads.registry import Sample, Samples, workload
@@ -61,3 +64,21 @@ def by_clients(session: Session) -> Samples:
             shares = [(tree.files[number::count],) for number in range(count)]
             seconds = session.clients(mounted, clients.open_all, shares)
             yield Sample("open+close, by clients", len(tree.files) / seconds, "op/s", count)
+
+
+@workload("scaling-mounts", scaling=True)
+def by_mounts(session: Session) -> Samples:
+    """One more mount beside ever more that are at rest, and what one of those holds."""
+    if session.peer.command is None:
+        return
+    small = session.fixtures.small
+    with ExitStack() as stack:
+        resting: list[Mounted] = []
+        for count in session.scale.scaling_mounts:
+            while len(resting) < count - 1:
+                resting.append(stack.enter_context(session.mounted(small)))
+            with session.mounted(small) as mounted:
+                yield Sample("mount to first answer, by mounts", mounted.seconds, "s", count)
+                if mounted.servers:
+                    most = max(one.private_memory() for one in (*resting, mounted))
+                    yield Sample("private memory at rest, by mounts", most, "B", count)

@@ -14,12 +14,21 @@ from tests.mounted.trees import assert_same
 pytestmark = [pytest.mark.container, pytest.mark.timeout(290)]
 
 
-_SLOW = {"apt, dpkg, pip and npm in a Debian root", "100 layers"}
+_SLOW = {
+    "apt, dpkg, pip and npm in a Debian root",
+    "apt and dpkg in an image of debootstrap",
+    "100 layers",
+}
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else []) for name in STEPS],
+    [
+        pytest.param(
+            name, marks=[pytest.mark.slow, pytest.mark.timeout(900)] if name in _SLOW else []
+        )
+        for name in STEPS
+    ],
 )
 def test_a_step_leaves_the_same_as_over_kernel_overlayfs(
     name: str, who: Who, engines: Engines

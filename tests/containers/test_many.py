@@ -16,9 +16,9 @@ from tests.mounted.harness import mounts_below, needs_root, place, wait_until
 
 __all__ = ["place"]
 
-pytestmark = [pytest.mark.container, pytest.mark.timeout(600), pytest.mark.slow]
-
 MOUNTS = int(os.environ.get("UNIONFS_TEST_MOUNTS", "50"))
+
+pytestmark = [pytest.mark.container, pytest.mark.timeout(300 + 4 * MOUNTS), pytest.mark.slow]
 
 #: What a mount at rest may hold for itself, in bytes.
 PRIVATE_MEMORY = 8_000_000

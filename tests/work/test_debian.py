@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import needs_root
+from tests import debootstrap
+from tests.mounted.harness import Union, needs_root
+from tests.mounted.trees import assert_same, snapshot
 from tests.work.twins import Twins, needs, run, separate_hard_links
 
 pytestmark = [needs("dpkg-deb", "dpkg"), pytest.mark.timeout(120)]
@@ -111,3 +113,22 @@ def test_install_upgrade_and_purge(twins: Twins, place: Path) -> None:
         return [output.replace(str(root), "ROOT") for output in outputs]
 
     twins.work(make, job)
+
+
+@pytest.mark.slow
+@needs_root
+@pytest.mark.timeout(900)
+def test_debootstrap_makes_a_root_on_the_mount(place: Path) -> None:
+    try:
+        debootstrap.packages()
+    except debootstrap.Unavailable as error:
+        pytest.skip(str(error))
+    plain = place / "plain"
+    debootstrap.make_root(plain)
+    with Union(place) as union:
+        root = union.mountpoint / "root"
+        debootstrap.make_root(root)
+        wanted = snapshot(plain, leave_out=debootstrap.CHANGING)
+        assert_same(wanted, snapshot(root, leave_out=debootstrap.CHANGING), "mounted")
+        union.remount()
+        assert_same(wanted, snapshot(root, leave_out=debootstrap.CHANGING), "remounted")

@@ -6,6 +6,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+from tests import debootstrap
 from tests.containers import debian
 from tests.containers.engines import Engine
 from tests.containers.steps.registry import NotHere, step
@@ -32,6 +33,17 @@ $apt remove specimen
 $apt install /packages/specimen_2.deb
 mv /usr/lib/specimen /usr/lib/moved
 chown -R 33:33 /usr/lib/moved
+"""
+
+#: Packages that are in use meanwhile, and run programs of theirs, are put in place once more.
+_AGAIN = """
+cd /var/cache/apt/archives
+dpkg --force-unsafe-io --unpack base-files_*.deb base-passwd_*.deb bash_*.deb coreutils_*.deb \\
+    dash_*.deb debconf_*.deb dpkg_*.deb libc6_*.deb libc-bin_*.deb login_*.deb passwd_*.deb \\
+    perl-base_*.deb tar_*.deb util-linux_*.deb
+dpkg --configure -a
+test -z "$(dpkg --audit)"
+apt-get check
 """
 
 _PIP = """
@@ -114,4 +126,27 @@ def installing(engine: Engine) -> object:
         "usr/lib/moved/part0/0.dat",
         "usr/lib/moved/part1/linked.dat",
     ]
+    return {name: entry for name, entry in tree.items() if not name.startswith(_CHANGING)}
+
+
+@step("apt and dpkg in an image of debootstrap")
+def bootstrapped(engine: Engine) -> object:
+    try:
+        archive = debootstrap.archived_root()
+    except debootstrap.Unavailable as error:
+        raise NotHere(str(error)) from error
+    place = engine.directory("debootstrap")
+    _write_packages(place)
+    shutil.copy(archive, place / "root.tar")
+    engine.podman("import", "--quiet", place / "root.tar", "localhost/minbase:latest")
+    (place / "root.tar").unlink()
+    container = engine.podman(
+        "create", f"--volume={place}:/packages", "localhost/minbase:latest",
+        "sh", "-ec", _APT + _AGAIN,
+    )  # fmt: skip
+    engine.podman("start", "--attach", container, timeout=400)
+    tree = engine.look_into(container)
+    engine.podman("rm", container)
+    engine.podman("rmi", "localhost/minbase:latest")
+    assert tree["usr/lib/moved/part0/0.dat"][2:4] == [33, 33]
     return {name: entry for name, entry in tree.items() if not name.startswith(_CHANGING)}

@@ -197,7 +197,7 @@ cdef void uncount(Table *t, Node *n) noexcept nogil:
     if n.nlink:
         links_set_count(t, n.ino, n.nlink)
     else:
-        links_drop(t, n.ino)
+        links_drop(t, n.ino, False)
 
 
 cdef int remove_file(Table *t, Spot *s, Node *n) noexcept nogil:

@@ -22,8 +22,8 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 
-from unionfs._identity cimport keep_origin, mark_impure, record_origin
-from unionfs._links cimport links_directory, links_set_count
+from unionfs._identity cimport keep_origin, mark_impure, record_origin, unrecord_origin
+from unionfs._links cimport links_directory, links_drop, links_set_count
 from unionfs._listing cimport listing_put_locked
 from unionfs._marks cimport mark_reserved, mark_set_plain, work_new_name
 from unionfs._nodes cimport (
@@ -317,15 +317,20 @@ cdef int keep_among_links(Copy *c) noexcept nogil:
 
 cdef int give_name(Copy *c, Node *parent, int dirfd, const char *name) noexcept nogil:
     """The copy appears under its name; the directory's own times stay what they were."""
+    cdef bint linked = False
     cdef int r = mark_impure(c.t, parent, dirfd)
     if r == 0 and c.n.linked:
         r = keep_among_links(c)
+        linked = r == 0
     if r == 0 and mark_reserved(name, strlen(name)):
         r = mark_set_plain(c.t, c.target)
     if r == 0:
         r = link_quietly(c.t, parent, c.target, c.name, dirfd, name)
     if r == 0:
         c.name[0] = 0
+    elif linked:
+        # The lower file's own count needs no note.
+        links_drop(c.t, c.n.ino, c.n.nlink != c.st.stx_nlink)
     return r
 
 
@@ -482,6 +487,8 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
         r = copy_named(&c, parent, text)
     else:
         r = copy_orphan(&c)
+    if r < 0 and c.target >= 0:
+        unrecord_origin(t, n, c.target)
     if c.name[0]:
         sys_unlinkat(t.work_fd, c.name, AT_REMOVEDIR if n.type == S_IFDIR else 0)
     if r == 0 and n.linked:

@@ -25,5 +25,7 @@ cdef int origins_open(Table *t) noexcept nogil
 cdef int record_origin(Table *t, Node *n, int fd) noexcept nogil
 # The same when a mode is about to be given to the copy with which the note could not be read.
 cdef int keep_origin(Table *t, Node *n, int fd, uint32_t mode) noexcept nogil
+# The copy behind fd has not come about.
+cdef void unrecord_origin(Table *t, Node *n, int fd) noexcept nogil
 # A name of the node's file, which fd keeps, is gone: with the last one the record goes.
 cdef void forget_origin(Table *t, Node *n, int fd) noexcept nogil

@@ -141,14 +141,25 @@ cdef uint64_t recorded_origin(Table *t, int dirfd, const char *name, uint64_t in
     return origin if strcmp(end, birth) == 0 else 0
 
 
-cdef void forget_origin(Table *t, Node *n, int fd) noexcept nogil:
+cdef void drop_record(Table *t, const Node *n, const Stat *st) noexcept nogil:
     cdef char name[LINK_NAME]
+    if st.stx_ino != n.ino:
+        link_name(st.stx_ino, name)
+        sys_unlinkat(t.origins_fd, name, 0)
+
+
+cdef void forget_origin(Table *t, Node *n, int fd) noexcept nogil:
     cdef Stat st
     if t.origins_fd < 0 or n.branch != 0 or sys_statx(fd, b"", AT_EMPTY_PATH, &st) < 0:
         return
-    if st.stx_ino != n.ino and (st.stx_nlink == 0 or n.dir != NULL):
-        link_name(st.stx_ino, name)
-        sys_unlinkat(t.origins_fd, name, 0)
+    if st.stx_nlink == 0 or n.dir != NULL:
+        drop_record(t, n, &st)
+
+
+cdef void unrecord_origin(Table *t, Node *n, int fd) noexcept nogil:
+    cdef Stat st
+    if t.origins_fd >= 0 and sys_statx(fd, b"", AT_EMPTY_PATH, &st) == 0:
+        drop_record(t, n, &st)
 
 
 # --- numbers -------------------------------------------------------------------------------

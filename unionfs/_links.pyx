@@ -74,12 +74,13 @@ cdef int links_set_count(Table *t, uint64_t ino, uint32_t count) noexcept nogil:
     return state_write(t, directory, name, value)
 
 
-cdef void links_drop(Table *t, uint64_t ino) noexcept nogil:
+cdef void links_drop(Table *t, uint64_t ino, bint keep_count) noexcept nogil:
     cdef char name[LINK_NAME]
     if t.links_fd < 0:
         return
     # The copy first: a count without a copy says nothing wrong, a copy without a count would.
     link_name(ino, name)
     sys_unlinkat(t.links_fd, name, 0)
-    count_name(ino, name)
-    sys_unlinkat(t.links_fd, name, 0)
+    if not keep_count:
+        count_name(ino, name)
+        sys_unlinkat(t.links_fd, name, 0)

@@ -176,6 +176,57 @@ def test_what_an_ordinary_user_cannot_own(place: Path, ordinary_user: OrdinaryUs
     }
 
 
+@needs_fusermount
+@pytest.mark.parametrize("marked", [False, True], ids=["new", "used"])
+def test_copying_up_into_a_directory_that_may_not_be_written(
+    place: Path, ordinary_user: OrdinaryUser, marked: bool
+) -> None:
+    """The user may change the files, but the daemon, who is he, may not add names to their
+    directory: refused, nothing left behind, and done once it may."""
+    union = Union(place)
+    upper = place / "upper"
+    build(union.lower, {"d/file": "file", "d/one": "twins", "d/sub/x": "x", "d/other": "other"})
+    build(upper, {"d": None})
+    os.link(union.lower / "d/one", union.lower / "d/two")
+    (union.lower / "d/link").symlink_to("file")
+    os.mkfifo(union.lower / "d/fifo")
+    give(place, ordinary_user.uid)
+    root = union.mountpoint
+    words = [command("unionfs-mount"), union.lower, upper, root]
+    changes = [
+        "echo more >> d/file",
+        "echo more >> d/one",
+        "touch -h -d @1000 d/link",
+        "chmod 600 d/fifo",
+        "chmod 700 d/sub",
+    ]
+
+    def attempt(directory_mode: int) -> list[str]:
+        (upper / "d").chmod(directory_mode)
+        ordinary_user.run(*words, check=True)
+        pid = daemon_of(place)
+        said = [ordinary_user.run("sh", "-c", f"cd {root}; {each}").stderr for each in changes * 2]
+        ordinary_user.run("fusermount3", "-u", root, check=True)
+        wait_for_end(pid, root)
+        return said
+
+    if marked:
+        changes, everything = ["echo more >> d/other"], changes
+        assert attempt(0o755) == ["", ""]
+        changes = everything
+    (upper / "d").chmod(0o555)
+    before = snapshot(upper)
+    refused = attempt(0o555)
+    assert [m for m in refused if "Permission denied" not in m] == []
+    assert snapshot(upper) == before
+    assert attempt(0o755) == [""] * len(refused)
+    assert (upper / "d/file").read_text() == "filemore\nmore\n"
+    assert (upper / "d/one").read_text() == "twinsmore\nmore\n"
+    assert (upper / "d/link").lstat().st_mtime == 1000
+    assert (upper / "d/fifo").stat().st_mode & 0o7777 == 0o600
+    assert (upper / "d/sub").stat().st_mode & 0o7777 == 0o700
+
+
 def test_permissions_of_others_on_roots_mount(place: Path) -> None:
     """Modes, groups, sticky directories and ACLs hold for everybody, before and after copy-up."""
     union = Union(place)

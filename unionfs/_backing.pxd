@@ -3,5 +3,6 @@
 from unionfs._nodes cimport Node, Table
 from unionfs._tree cimport Op
 
-# Before the data of a node changes: 0; -ESTALE if another node has to be looked up for that.
+# Before the data of a node changes, or it gets one more name: 0; -ESTALE if another node has to be
+# looked up for that.
 cdef int backing_part(Table *t, Op *op, Node *n) noexcept nogil

@@ -4,9 +4,10 @@
 The kernel takes one backing file for all that have a node open. So what is once open by way of us
 stays so until the last one closes it, and the other way round. And a lower file that the kernel
 reads by itself cannot turn into its copy: who wants to change the data gets another node. The name
-leaves the one that is open, ESTALE has the kernel look the name up again (open(2) and truncate(2)
-try once more by themselves), and who has the file open keeps reading what he opened, as with
-kernel overlayfs.
+leaves the one that is open, ESTALE has the kernel look the name up again (open(2), truncate(2) and
+link(2) try once more by themselves), and who has the file open keeps reading what he opened, as
+with kernel overlayfs. Such a node has one name only, for the kernel would not look up another one
+again; so who gives it a second name, too, gets another node first.
 """
 from libc.errno cimport ESTALE
 

@@ -25,6 +25,7 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
 
+from unionfs._backing cimport backing_part
 from unionfs._change cimport change_make_whole, change_rename, change_rmdir, change_unlink
 from unionfs._content cimport (
     content_copy_range,
@@ -243,7 +244,9 @@ cdef int tree_link(Table *t, Op *op, uint64_t source, uint64_t parent, const cha
     if m.source == NULL:
         return -ESTALE
     m.mode = m.source.type
-    r = -EPERM if m.mode == S_IFDIR else make(t, op, parent, name, length, &m, node, st)
+    r = -EPERM if m.mode == S_IFDIR else backing_part(t, op, m.source)
+    if r == 0:
+        r = make(t, op, parent, name, length, &m, node, st)
     node_unpin(t, m.source)
     return r
 

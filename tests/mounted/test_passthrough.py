@@ -117,6 +117,27 @@ def test_a_file_of_several_names_is_one_file(place: Path) -> None:
         assert early.read() == (union.mountpoint / "a").read_text() == "CONTENT"
 
 
+@pytest.mark.parametrize("writer", ["file", "twin"])
+def test_linked_while_open_and_then_written(union: Union, writer: str) -> None:
+    """By either name: the other one shows what was written, too."""
+    path, twin = union.mountpoint / "file", union.mountpoint / "twin"
+    with open(path) as early:
+        os.link(path, twin)
+        names = [path, twin]
+        for name in names:  # the kernel knows both, and what they show
+            assert name.read_text() == "lower content"
+            assert name.stat().st_nlink == 2
+        with open(union.mountpoint / writer, "w") as file:
+            file.write("new")
+        assert [name.stat().st_size for name in names] == [3, 3]
+        assert len({name.stat().st_ino for name in names}) == 1
+        assert [name.read_text() for name in names] == ["new", "new"]
+        assert early.read() == "lower content"
+    union.remount()
+    assert [name.stat().st_size for name in names] == [3, 3]
+    assert os.path.samefile(path, twin)
+
+
 def test_removed_and_replaced_while_open(union: Union) -> None:
     path = union.mountpoint / "d/other"
     with open(path, "rb") as early:

@@ -132,6 +132,7 @@ class LogWatch(logging.Handler):
         super().__init__(logging.WARNING)
         self.records: list[str] = []
         self.expected: list[re.Pattern[str]] = []
+        self.allowed: list[re.Pattern[str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(f"{record.levelname} {record.name}: {record.getMessage()}")
@@ -140,11 +141,15 @@ class LogWatch(logging.Handler):
         """Records that contain this pattern are what the test wants; one at least must come."""
         self.expected.append(re.compile(pattern))
 
+    def allow(self, pattern: str) -> None:
+        """The same, but none need come."""
+        self.allowed.append(re.compile(pattern))
+
     def problems(self) -> list[str]:
         unexpected = [
             record
             for record in self.records
-            if not any(pattern.search(record) for pattern in self.expected)
+            if not any(pattern.search(record) for pattern in self.expected + self.allowed)
         ]
         missing = [
             f"no record matches {pattern.pattern!r}"

@@ -141,6 +141,7 @@ cdef struct Node:
     uint8_t linked          # a lower inode of several names, or the copy of one: nlink counts
     uint8_t bare            # it has no xattrs at all
     uint8_t metacopy        # its data is another file's: `data` says nothing about its attributes
+    uint8_t told            # that its data cannot be had has been logged
     uint8_t backed_lower    # `backing` is the lower file
     uint8_t parted          # its name has gone to another node: see _backing.pyx
     uint8_t changing        # its names are being changed: by-name access waits on Table.settled

@@ -7,13 +7,28 @@ beside where it would have been (overlayfs.rst, "redirect_dir"). A redirect outr
 opaque mark outranks a redirect. The way is walked component by component as a look-up goes, and
 never leaves a branch.
 """
-from libc.errno cimport EACCES, EIO, ENAMETOOLONG, ENODATA, ENOENT, ENOMEM, EOPNOTSUPP, ESTALE
+from libc.errno cimport (
+    EACCES, EBADMSG, EIO, ENAMETOOLONG, ENODATA, ENOENT, ENOMEM, EOPNOTSUPP, ESTALE,
+)
 from libc.stdint cimport int64_t, uint16_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, strchr, strdup, strlen, strrchr
 
+import os
+
+from unionfs import log
+
 from unionfs._marks cimport mark_beside, mark_is_opaque
-from unionfs._nodes cimport ROOT_ID, Name, Node, Table, dir_index, fd_metacopy, node_unpin
+from unionfs._nodes cimport (
+    NAME_LIMIT,
+    ROOT_ID,
+    Name,
+    Node,
+    Table,
+    dir_index,
+    fd_metacopy,
+    node_unpin,
+)
 from unionfs._sys cimport (
     O_DIRECTORY,
     O_NOFOLLOW,
@@ -53,11 +68,11 @@ cdef inline const char *attribute(const Table *t) noexcept nogil:
 
 
 cdef int is_metacopy(const Table *t, int fd) noexcept nogil:
-    """1 if the file's data is elsewhere; -EIO where it says what digest that must have: fs-verity
-    is not asked here, and unchecked data is not what was wanted."""
+    """1 if the file's data is elsewhere; -EBADMSG where it says what digest that must have:
+    fs-verity is not asked here, and unchecked data is not what was wanted."""
     cdef int64_t length = fd_metacopy(t, fd)
     if length > METACOPY_HEADER:
-        return -EIO
+        return -EBADMSG
     return length >= 0
 
 
@@ -358,7 +373,39 @@ cdef int follow_data(Table *t, Way *dirs, uint16_t first, char *value) noexcept 
     return -EIO
 
 
-cdef int redirect_data(Table *t, Node *n, int fd) noexcept nogil:
+cdef void report(uint16_t branch, const char *directory, const char *name,
+                 int error) noexcept with gil:
+    path = os.path.join(os.fsdecode(directory), os.fsdecode(name))
+    if error == -EBADMSG:
+        why = ("names a digest of its data (verity), which is not checked here; read it by kernel "
+               "overlayfs, or copy it whole into that layer")
+    elif error == -EIO:
+        why = "has no data in the branches below; is a layer missing, or in the wrong place?"
+    else:
+        why = f"has data that cannot be opened: {os.strerror(-error)}"
+    log.error(f"{path} of lower {branch} is a metacopy and {why}")
+
+
+cdef void tell(Table *t, Node *n, int error) noexcept nogil:
+    """Once for a node: the application sees an error that says nothing."""
+    cdef char text[NAME_LIMIT + 1]
+    cdef char above[REDIRECT_SIZE]
+    cdef Node *parent = NULL
+    mutex_lock(&t.lock)
+    if not n.told and n.names != NULL:
+        n.told = True
+        memcpy(text, n.names.text, n.names.length + 1)
+        parent = n.names.parent
+        parent.pins += 1
+    mutex_unlock(&t.lock)
+    if parent == NULL:
+        return
+    if redirect_location(t, parent, n.branch, above) >= 0:
+        report(n.branch, above, text, error)
+    node_unpin(t, parent)
+
+
+cdef int open_data(Table *t, Node *n, int fd) noexcept nogil:
     cdef char value[REDIRECT_SIZE]
     cdef char above[REDIRECT_SIZE]
     cdef Node *parent = NULL
@@ -396,4 +443,12 @@ cdef int redirect_data(Table *t, Node *n, int fd) noexcept nogil:
     if r >= 0:
         r = follow_data(t, &dirs, n.branch + 1, value)
     way_free(&dirs)
-    return -EIO if r < 0 and r != -ENOMEM else r
+    return r
+
+
+cdef int redirect_data(Table *t, Node *n, int fd) noexcept nogil:
+    cdef int r = open_data(t, n, fd)
+    if r >= 0 or r == -ENOMEM:
+        return r
+    tell(t, n, r)
+    return -EIO

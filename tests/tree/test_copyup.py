@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LogWatch
 from tests.posix.acls import ACCESS, DEFAULT, acl
 from tests.posix.asserts import fails
 from tests.tree.union import Union, describe, on_disk, put
@@ -636,8 +637,13 @@ def test_removing_what_has_its_data_in_another_layer(layered: Union, name: str) 
         (None, b"\0\x24\0\1" + bytes(32)),  # the digest that fs-verity must find
     ],
 )
-def test_data_that_is_not_there(layered: Union, redirect: str | None, value: bytes) -> None:
-    """An error, never holes in its place, and never what is outside of the branch."""
+def test_data_that_is_not_there(
+    layered: Union, redirect: str | None, value: bytes, log_watch: LogWatch
+) -> None:
+    """An error, never holes in its place, and never what is outside of the branch; the log has the
+    reason, once."""
+    why = "names a digest of its data" if value else "has (no data|data that cannot be opened)"
+    log_watch.expect(f"(meta|gone|replaced) of lower 1 is a metacopy and {why}")
     put(layered.base, "secret")
     put(layered.lowers[1], "meta", "gone", "replaced")
     (layered.lowers[1] / "d/link").symlink_to(layered.base / "secret")
@@ -646,11 +652,12 @@ def test_data_that_is_not_there(layered: Union, redirect: str | None, value: byt
         metacopy(layered.lower / name, 1000, redirect, value)
     put(layered.lower, "plain")
     assert layered.stat("meta").st_size == 1000
-    for _ in range(2):
+    for mounted in (1, 2):
         with fails(errno.EIO):
             layered.read("meta")
         with fails(errno.EIO):
             layered.write("meta", b"x")
+        assert len(log_watch.records) == mounted
         assert on_disk(layered.upper) == {}
         assert layered.scratch() == set()
         layered.restart()

@@ -100,6 +100,13 @@ cdef struct Slot:
     uint64_t commit_id
     IoVec parts[2]
 
+# What one thread has for replies that it does not copy; see _splice.pyx.
+cdef struct Pipes:
+    bint made
+    bint refused            # they cannot be had
+    int data[2]
+    int reply[2]
+
 cdef struct Request:
     Request *next
     Channel *channel
@@ -152,6 +159,7 @@ cdef struct Channel:
     bint keep_open
     bint writeback
     bint passthrough        # wanted, and as far as is known possible
+    bint splice             # large replies need not be copied
     bint debug
     uint64_t timeout_s
     uint32_t timeout_ns
@@ -177,7 +185,7 @@ cdef struct Channel:
     int queues              # possible CPUs; 0: io_uring is not wanted
     void *workers           # see _uring.pyx
     void (*serve)(Channel *channel, const char *bytes, size_t size, char *reply,
-                  Request *request, uint64_t arrived, Slot *slot) noexcept nogil
+                  Request *request, uint64_t arrived, Slot *slot, Pipes *pipes) noexcept nogil
     void (*run)(Request *request, char *reply) noexcept nogil
     # changed and read atomically
     uint64_t stopping       # nothing more is to be read
@@ -194,6 +202,8 @@ cdef struct Call:
     size_t size             # of the body
     char *reply
     size_t capacity         # of the reply
+    Pipes *pipes            # NULL: the reply must be copied
+    bint piped              # the reply is in them
     Op op
     Plane plane
     uint64_t arrived

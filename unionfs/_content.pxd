@@ -10,7 +10,8 @@ cdef int content_open(Table *t, Op *op, Node *n, uint32_t flags, uint64_t *handl
 cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAttr *wanted,
                          Stat *st) noexcept nogil
 cdef int content_readlink(Table *t, Node *n, char *buffer, size_t size) noexcept nogil
-cdef int64_t content_read(Table *t, Node *n, uint64_t handle, char *buffer, size_t size,
+# Into the buffer, or, where `pipe` is not -1, into that.
+cdef int64_t content_read(Table *t, Node *n, uint64_t handle, char *buffer, int pipe, size_t size,
                           uint64_t offset, uint32_t flags) noexcept nogil
 cdef int64_t content_write(Table *t, Op *op, Node *n, uint64_t handle, const char *data,
                            size_t size, uint64_t offset, uint32_t flags) noexcept nogil

@@ -12,7 +12,8 @@ class FastPath:
     SOCK_SEQPACKET pair); it becomes ours.  What needs the slow path waits in `parking`.
     `readers` threads, 64 at most, read the channel.  With `keep_open` OPEN and CREATE are served,
     otherwise the kernel opens by itself; then `passthrough` has it read and write by itself
-    what it may.  The kernel may cache names and attributes for `timeout`
+    what it may.  With `splice` large replies are not copied, which takes a channel that is really
+    /dev/fuse.  The kernel may cache names and attributes for `timeout`
     seconds.  `queues` is how many queues the kernel has for FUSE over io_uring, which is used if
     the kernel offers it; 0: it is not.  `branches` are the branches' host paths, the upper first.
     """
@@ -29,6 +30,7 @@ class FastPath:
         timeout: float = 1e9,
         debug: bool = False,
         passthrough: bool = False,
+        splice: bool = False,
         queues: int = 0,
         branches: Sequence[bytes] = (),
     ) -> None: ...

@@ -21,13 +21,13 @@ from unionfs import log
 
 from unionfs._channel cimport (
     FAST, MAX_READERS, POOL, REPLY_CAPACITY, REQUEST_CAPACITY, RESULT_PREPARE, RESULT_SILENT,
-    RESULT_WAIT, SLOW, Call, Channel, Request, Slot, account, atomic_add, atomic_get,
-    channel_reply,
-    opcode_name, request_free, request_keep, thread_kill, thread_self,
+    RESULT_WAIT, SLOW, Call, Channel, Pipes, Request, Slot, account, atomic_add, atomic_get,
+    channel_reply, opcode_name, request_free, request_keep, thread_kill, thread_self,
 )
 from unionfs._opcodes cimport POOLED, UNANSWERED, Route, route
 from unionfs._parking cimport Parking, park, parking_leave
 from unionfs._pool cimport pool_drain, pool_init, pool_submit
+from unionfs._splice cimport pipes_close, splice_reply
 from unionfs._sys cimport (
     TimeSpec, cond_broadcast, cond_destroy, cond_init, cond_timedwait, mutex_destroy,
     mutex_init, mutex_lock, mutex_unlock, sys_close, sys_eventfd, sys_monotonic_ns, sys_read,
@@ -89,7 +89,7 @@ cdef int64_t put_off(Call *call, const Route *how, Request *request,
 
 
 cdef void serve(Channel *channel, const char *bytes, size_t size, char *reply, Request *request,
-                uint64_t arrived, Slot *slot) noexcept nogil:
+                uint64_t arrived, Slot *slot, Pipes *pipes) noexcept nogil:
     """Serve one request: one just read (`request` is NULL), or one that waited, which is freed."""
     cdef Call call
     cdef const Route *how
@@ -100,6 +100,8 @@ cdef void serve(Channel *channel, const char *bytes, size_t size, char *reply, R
     call.header = <const InHeader *>bytes
     call.reply = reply
     call.capacity = REPLY_CAPACITY
+    call.pipes = pipes
+    call.piped = False
     call.arrived = arrived
     call.name = NULL
     call.name_length = 0
@@ -141,6 +143,13 @@ cdef void serve(Channel *channel, const char *bytes, size_t size, char *reply, R
         result = RESULT_SILENT      # malformed ones too
     # Before the reply: who has its answer may look at the counters.
     account(channel, call.header, call.plane, arrived, call.name, call.name_length, result)
+    if call.piped and splice_reply(channel, pipes, call.header.unique, <size_t>result) == 0:
+        result = RESULT_SILENT
+    elif call.piped:
+        # The file has become shorter meanwhile, for example.
+        call.pipes = NULL
+        call.piped = False
+        result = how.handler(&call)
     if result != RESULT_SILENT:
         channel_reply(channel, slot, call.header.unique, 0 if result >= 0 else <int>result, reply,
                       <size_t>result if result > 0 else 0)
@@ -153,7 +162,7 @@ cdef void serve(Channel *channel, const char *bytes, size_t size, char *reply, R
 cdef void run(Request *request, char *reply) noexcept nogil:
     """What a pool thread does with a request."""
     serve(request.channel, request.bytes, request.size, reply, request, request.arrived,
-          request.slot)
+          request.slot, NULL)
 
 
 # The threads that read the channel
@@ -164,10 +173,12 @@ cdef struct Reader:
     int index
     char *request
     char *reply
+    Pipes pipes
 
 
 cdef void reader_free(Reader *reader) noexcept nogil:
     if reader != NULL:
+        pipes_close(&reader.pipes)
         free(reader.request)
         free(reader.reply)
         free(reader)
@@ -195,7 +206,7 @@ cdef void *read_channel(void *arg) noexcept nogil:
         size = sys_read(channel.fd, reader.request, REQUEST_CAPACITY)
         if size >= <int64_t>sizeof(InHeader):
             serve(channel, reader.request, <size_t>size, reader.reply, NULL, sys_monotonic_ns(),
-                  NULL)
+                  NULL, &reader.pipes if channel.splice else NULL)
         elif size > 0:
             atomic_add(&channel.malformed, 1)
         elif size == -EINTR or size == -EAGAIN or size == -ENOENT:
@@ -257,7 +268,7 @@ cdef class FastPath:
 
     def __init__(self, Tree tree not None, int fd, Parking parking not None, *, int readers=1,
                  bint keep_open=False, bint writeback=False, double timeout=1e9, bint debug=False,
-                 bint passthrough=False, int queues=0, branches=()):
+                 bint passthrough=False, bint splice=False, int queues=0, branches=()):
         cdef Channel *channel = self.channel
         cdef int done
         if not 1 <= readers <= MAX_READERS:
@@ -276,6 +287,7 @@ cdef class FastPath:
         channel.writeback = writeback
         channel.debug = debug
         channel.passthrough = passthrough
+        channel.splice = splice
         channel.queues = queues
         channel.timeout_s = <uint64_t>timeout
         channel.timeout_ns = <uint32_t>((timeout - <double>channel.timeout_s) * 1e9)

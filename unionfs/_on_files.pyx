@@ -7,6 +7,7 @@ from libc.string cimport memcpy, memset
 from unionfs._call cimport done, fill_entry, take_name, take_xattr_name
 from unionfs._channel cimport Call
 from unionfs._passthrough cimport passthrough_open, passthrough_release
+from unionfs._splice cimport SPLICE_LEAST, pipes_close, pipes_take
 from unionfs._status cimport is_own_xattr, own_xattr
 from unionfs._sys cimport Stat
 from unionfs._tree cimport (
@@ -22,6 +23,7 @@ from unionfs._tree cimport (
     tree_read,
     tree_removexattr,
     tree_setxattr,
+    tree_splice,
     tree_tmpfile,
     tree_write,
 )
@@ -123,9 +125,17 @@ cdef int64_t on_release(Call *call) noexcept nogil:
 
 cdef int64_t on_read(Call *call) noexcept nogil:
     cdef const ReadIn *request = <const ReadIn *>call.body
-    cdef int64_t length = tree_read(
-        call.channel.table, &call.op, call.header.nodeid, request.fh, call.reply,
-        min(<size_t>request.size, call.capacity), request.offset, request.flags)
+    cdef size_t size = min(<size_t>request.size, call.capacity)
+    cdef int64_t length
+    if size >= SPLICE_LEAST and pipes_take(call.pipes, size):
+        length = tree_splice(call.channel.table, &call.op, call.header.nodeid, request.fh,
+                             call.pipes.data[1], size, request.offset, request.flags)
+        if length >= 0:
+            call.piped = length > 0
+            return length
+        pipes_close(call.pipes)
+    length = tree_read(call.channel.table, &call.op, call.header.nodeid, request.fh, call.reply,
+                       size, request.offset, request.flags)
     return done(length, length)
 
 

@@ -82,6 +82,12 @@ cdef extern from *:
     static inline int64_t sys_lseek(int fd, int64_t o, int whence) {
         return NEG(lseek(fd, o, whence));
     }
+    static inline int sys_pipe(int *ends) { return NEG(pipe2(ends, O_CLOEXEC)); }
+    static inline int sys_pipe_size(int fd, int size) { return NEG(fcntl(fd, F_SETPIPE_SZ, size)); }
+    /* Does not wait for room in a pipe. */
+    static inline int64_t sys_splice(int in, int64_t *oin, int out, size_t n) {
+        return NEG(splice(in, oin, out, NULL, n, SPLICE_F_NONBLOCK));
+    }
     static inline int sys_fsync(int fd) { return NEG(fsync(fd)); }
     static inline int sys_fdatasync(int fd) { return NEG(fdatasync(fd)); }
     static inline int sys_syncfs(int fd) { return NEG(syncfs(fd)); }
@@ -395,6 +401,9 @@ cdef extern from *:
     int64_t sys_write(int fd, const void *buffer, size_t size) noexcept nogil
     int64_t sys_writev(int fd, const IoVec *vector, int count) noexcept nogil
     int64_t sys_lseek(int fd, int64_t offset, int whence) noexcept nogil
+    int sys_pipe(int *ends) noexcept nogil
+    int sys_pipe_size(int fd, int size) noexcept nogil
+    int64_t sys_splice(int from_fd, int64_t *from_offset, int to_fd, size_t size) noexcept nogil
     int sys_fsync(int fd) noexcept nogil
     int sys_fdatasync(int fd) noexcept nogil
     int sys_syncfs(int fd) noexcept nogil

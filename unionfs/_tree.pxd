@@ -142,6 +142,9 @@ cdef void tree_set_backing(Table *t, uint64_t handle, int32_t backing) noexcept 
 # `flags`: of the reader's open(2); O_NOATIME counts.
 cdef int64_t tree_read(Table *t, Op *op, uint64_t node, uint64_t handle, char *buffer,
                        size_t size, uint64_t offset, uint32_t flags) noexcept nogil
+# The same into a pipe. After an error, which may come from the pipe, something can be in it.
+cdef int64_t tree_splice(Table *t, Op *op, uint64_t node, uint64_t handle, int pipe, size_t size,
+                         uint64_t offset, uint32_t flags) noexcept nogil
 # `flags`: WRITE_KILL_SUIDGID. Short writes only together with an error later.
 cdef int64_t tree_write(Table *t, Op *op, uint64_t node, uint64_t handle, const char *data,
                         size_t size, uint64_t offset, uint32_t flags) noexcept nogil

@@ -379,7 +379,18 @@ cdef int64_t tree_read(Table *t, Op *op, uint64_t node, uint64_t handle, char *b
     cdef int64_t r
     if n == NULL:
         return -ESTALE
-    r = content_read(t, n, handle, buffer, size, offset, flags)
+    r = content_read(t, n, handle, buffer, -1, size, offset, flags)
+    node_unpin(t, n)
+    return r
+
+
+cdef int64_t tree_splice(Table *t, Op *op, uint64_t node, uint64_t handle, int pipe, size_t size,
+                         uint64_t offset, uint32_t flags) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef int64_t r
+    if n == NULL:
+        return -ESTALE
+    r = content_read(t, n, handle, NULL, pipe, size, offset, flags)
     node_unpin(t, n)
     return r
 

@@ -308,7 +308,7 @@ cdef void receive(Worker *w, Slot *slot) noexcept nogil:
     memcpy(message, request, sizeof(InHeader))
     memcpy(message + sizeof(InHeader), header.op_in, fixed)
     w.channel.serve(w.channel, message, request.len, w.reply if payload else slot.payload, NULL,
-                    sys_monotonic_ns(), slot)
+                    sys_monotonic_ns(), slot, NULL)
 
 
 cdef int commit_finished(Worker *w) noexcept nogil:

@@ -114,6 +114,7 @@ class Session:
                 timeout=options.timeout,
                 debug=options.debug,
                 passthrough=passthrough,
+                splice=True,
                 queues=_queues() if options.io_uring == "auto" else 0,
                 branches=_host_paths(stack),
             )

@@ -6,6 +6,7 @@ namespaces that end with the run (`testbed.bed`).
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,6 +42,8 @@ class Engines:
         self._bed: Bed | None = None
         self._made: dict[tuple[str, Who], Engine] = {}
         self._large: set[Engine] = set()
+        self.unused_ids = itertools.count(1000)
+        """Where a map may begin that no container of the run has had yet."""
 
     def close(self) -> None:
         """End all processes and mounts of all engines, and remove their stores."""

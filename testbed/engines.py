@@ -22,8 +22,8 @@ _PROGRAMS: Mapping[Driver, str | None] = {
     "fuse-overlayfs": shutil.which("fuse-overlayfs"),
 }
 
-# Nothing may need systemd, a network, or a cgroup.
-_CONTAINERS_CONF = """
+#: Nothing may need systemd, a network, or a cgroup.
+CONTAINERS_CONF = """
 [containers]
 netns = "host"
 cgroups = "disabled"
@@ -52,28 +52,37 @@ class Engine:
     """One user's engine over one driver; the base image of images.py is there from the start.
 
     ``mount_options`` are what a storage.conf may tell the driver besides: its ``mountopt``.
-    A bed can have one engine of each user over each driver.
+    A bed can have one engine of each ``name``: without one that of the user over the driver.
     """
 
-    def __init__(self, bed: Bed, who: Who, driver: Driver, mount_options: str = "") -> None:
+    def __init__(
+        self, bed: Bed, who: Who, driver: Driver, mount_options: str = "", name: str = ""
+    ) -> None:
         self.bed = bed
         self.who = who
         self.driver = driver
         self.uid = 0 if who == "root" else UID
-        self.home = bed.directory(f"{who}-{driver}", self.uid)
+        name = name or f"{who}-{driver}"
+        self.home = bed.directory(name, self.uid)
         # podman cleans up only where the path of its state has no more than 50 characters.
-        self._run = f"/dev/shm/{who}-{driver}"
+        self._run = f"/dev/shm/{name}"
         bed.run("install", "--directory", "--mode=700", f"--owner={self.uid}", self._run)
         self._configure(mount_options)
         self.restore_base()
 
-    def _configure(self, mount_options: str) -> None:
-        said = {"mount_program": _PROGRAMS[self.driver], "mountopt": mount_options}
+    def use(self, driver: Driver, mount_options: str = "") -> None:
+        """Go on with the same store over another driver."""
+        self.driver = driver
+        said = {"mount_program": _PROGRAMS[driver], "mountopt": mount_options}
         options = "\n".join(f'{name} = "{value}"' for name, value in said.items() if value)
+        text = _STORAGE_CONF.format(home=self.home, run=self._run, options=options)
+        (self.home / "storage.conf").write_text(text)
+
+    def _configure(self, mount_options: str) -> None:
+        self.use(self.driver, mount_options)
         policy = {"default": [{"type": "insecureAcceptAnything"}]}
         files = {
-            "containers.conf": _CONTAINERS_CONF.format(home=self.home),
-            "storage.conf": _STORAGE_CONF.format(home=self.home, run=self._run, options=options),
+            "containers.conf": CONTAINERS_CONF.format(home=self.home),
             "registries.conf": "unqualified-search-registries = []\n",
             ".config/containers/policy.json": json.dumps(policy),
         }

@@ -23,7 +23,7 @@ from benchmarks.peers import PEERS, Mounted, Peer, unavailable
 from benchmarks.results import Results
 from benchmarks.runner import Runner, rotated
 from benchmarks.scales import QUICK, TINY
-from benchmarks.targets import BUILDS, OURS, STARTS, TARGETS, judge
+from benchmarks.targets import BUILDS, MAPPED, OURS, STARTS, TARGETS, judge
 from benchmarks.workloads import WORKLOADS, Sample, clients
 from tests.conftest import OrdinaryUser
 from tests.mounted.harness import needs_root
@@ -112,7 +112,7 @@ def test_every_target_is_measured(run_once: Callable[[str], Results]) -> None:
     rows = {row for name in WORKLOADS for row in run_once(name).units}
     limits = {target.row for target in TARGETS if target.kind == "limit"}
     wanted = {row for target in TARGETS for row in (target.row, target.reference_row) if row}
-    assert wanted - limits - {*STARTS, *BUILDS} <= rows
+    assert wanted - limits - {*STARTS, *BUILDS, *MAPPED} <= rows
 
 
 @pytest.mark.parametrize("name", ["small", "changed", "modules", "sources", "repository", "data"])
@@ -313,5 +313,5 @@ def test_containers_are_measured(tmp_path: Path, ordinary_user: OrdinaryUser) ->
     )
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["failures"] == []
-    assert {sample["row"] for sample in content["samples"]} == {*STARTS, *BUILDS}
+    assert {sample["row"] for sample in content["samples"]} == {*STARTS, *BUILDS, *MAPPED}
     assert list(place.iterdir()) == []

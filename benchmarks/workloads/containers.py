@@ -73,15 +73,32 @@ def _seconds(session: Session, engine: Engine, *words: str | Path) -> float:
         return measure.command(engine.command(*words), engine.home)[0]
 
 
+def _started(session: Session, engine: Engine, *words: str) -> float:
+    """Seconds until a container, which is then gone again, says its first word."""
+    with _placed(session, engine):
+        run = engine.command("podman", "run", "--rm", *words, "echo", "started")
+        return measure.first_output(run, engine.home, "started\n")
+
+
 @workload("container-start", tools=TOOLS)
 def start(session: Session) -> Samples:
-    """From podman's start to what the container says first, and until it is gone again."""
     for who, user in USERS.items():
         if engine := session.engines.engine(session.peer, who):
-            with _placed(session, engine):
-                run = engine.command("podman", "run", "--rm", BASE, "echo", "started")
-                seconds = measure.first_output(run, engine.home, "started\n")
-            yield Sample(f"container start{user}", seconds)
+            yield Sample(f"container start{user}", _started(session, engine, BASE))
+
+
+@workload("container-mapped", tools=TOOLS)
+def mapped(session: Session) -> Samples:
+    """With a map of owners that the image has not been used with, beside none.
+
+    The kernel's driver copies the image for it, with other owners.
+    """
+    if engine := session.engines.with_large_image(session.peer, "user"):
+        yield Sample("start of a large image", _started(session, engine, LARGE))
+        first = next(session.engines.unused_ids)
+        options = (f"--{kind}=0:{first}:1000" for kind in ("uidmap", "gidmap"))
+        seconds = _started(session, engine, *options, LARGE)
+        yield Sample("start of a large image, new map", seconds)
 
 
 @workload("container-build", tools=TOOLS)

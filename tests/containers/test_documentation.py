@@ -4,12 +4,14 @@ import configparser
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from testbed.bed import CHECKOUT, PATH, UID, Bed
+from testbed.engines import CONTAINERS_CONF
 from testbed.images import write_base
-from tests.containers.engines import MOUNT_PROGRAM
+from tests.containers.engines import MOUNT_PROGRAM, Who
 from tests.mounted.harness import wait_until
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(60)]
@@ -49,6 +51,51 @@ def reader(user_bed: Bed) -> Iterator[Reader]:
     reader = Reader(user_bed)
     yield reader
     reader.type("! mountpoint -q root || fusermount3 -u root")
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=get_args(Who)[::-1])
+def test_the_lines_of_storage_conf_are_all_it_takes(user_bed: Bed, number: int) -> None:
+    """The first block is an ordinary user's, the second one root's."""
+    uid = (UID, 0)[number]
+    text = blocks("podman and buildah", "toml")[number]
+    assert "/usr/local/bin/unionfs-mount" in text
+    home = user_bed.directory("reader", uid)
+    files = {
+        ".config/containers/policy.json": '{"default": [{"type": "insecureAcceptAnything"}]}',
+        "storage.conf": text.replace("/usr/local/bin/unionfs-mount", str(MOUNT_PROGRAM)),
+        "containers.conf": CONTAINERS_CONF.format(home=home),
+    }
+    (home / ".config/containers").mkdir(parents=True)
+    for name, content in files.items():
+        (home / name).write_text(content)
+    write_base(home / "base.tar")
+    # Root's file and directories are the machine's: in a mount namespace of its own it has others.
+    own = """
+    mount -t tmpfs none /var/lib/containers
+    mount -t tmpfs none /etc/containers
+    cp storage.conf /etc/containers
+    """
+    script = f"""
+    if [ "$(id -u)" = 0 ]; then {own} else cp storage.conf .config/containers; fi
+    podman import --quiet base.tar localhost/base:latest
+    podman run --rm localhost/base:latest cat /proc/mounts
+    podman info
+    podman rmi --force localhost/base:latest
+    """
+    user_bed.run("chown", "-R", f"{uid}:{uid}", home)
+    run = f"/dev/shm/reader-{uid}"
+    user_bed.run("install", "--directory", "--mode=700", f"--owner={uid}", run)
+    said = user_bed.run(
+        *(["unshare", "--mount"] if uid == 0 else []),
+        *("sh", "-ec", script),
+        uid=uid,
+        directory=home,
+        environment={
+            "HOME": str(home), "XDG_RUNTIME_DIR": run, "CONTAINERS_CONF": f"{home}/containers.conf"
+        },
+    )  # fmt: skip
+    assert "unionfs / fuse.unionfs rw" in said
+    assert f"Executable: {MOUNT_PROGRAM}" in said
 
 
 @pytest.mark.parametrize("sandbox", ["bubblewrap", "crun", "runc"])

@@ -32,6 +32,12 @@ def _needs_root() -> None:
         pytest.skip("owners, devices and trusted.* attributes of branches are root's to set")
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _nothing_is_left_by_others() -> None:
+    """Garbage of tests elsewhere may hold descriptors, and be collected in the middle of a test."""
+    gc.collect()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> Iterator[None]:
     """In the place of the fixture above: nothing is started here, so no process is looked for.

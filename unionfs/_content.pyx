@@ -474,11 +474,6 @@ cdef int64_t content_listxattr(Table *t, const Op *op, Node *n, char *buffer,
     return r
 
 
-cdef void changed_xattr(Node *n, const char *name) noexcept nogil:
-    if n.dir != NULL and strcmp(name, b"system.posix_acl_default") == 0:
-        n.dir.inherit_known = False
-
-
 cdef int store_xattr(Table *t, int fd, const char *name, const char *value, size_t size,
                      int flags) noexcept nogil:
     """setxattr(2) of a value as it is on the mount."""
@@ -520,7 +515,6 @@ cdef int content_setxattr(Table *t, Op *op, Node *n, const char *name, const cha
         r = owner_stat(t, 0, ref.fd, &st)
         if r == 0 and st.stx_mode & S_ISGID:
             r = owner_chmod(t, ref.fd, st.stx_mode & 0o7777 & ~S_ISGID)
-    changed_xattr(n, name)
     ref_drop(t, &ref)
     return r
 
@@ -544,6 +538,6 @@ cdef int content_removexattr(Table *t, Op *op, Node *n, const char *name) noexce
     if r != 0:
         return <int>r
     r = sys_removexattr(ref.fd, stored)
-    changed_xattr(n, name)
+    node_set_xattr(t, n)
     ref_drop(t, &ref)
     return <int>r

@@ -138,23 +138,35 @@ cdef int check_new_name(const Table *t, const char *name, size_t length) noexcep
 
 # --- creating ------------------------------------------------------------------------------
 
-cdef bint has_default_acl(Node *parent, int dirfd) noexcept nogil:
+cdef bint has_default_acl(Table *t, Node *parent, int dirfd) noexcept nogil:
     """Does the branch give new files an ACL?"""
-    if not parent.dir.inherit_known:
-        parent.dir.has_default_acl = sys_getxattr(dirfd, DEFAULT_ACL, NULL, 0) > 0
+    cdef uint32_t seq
+    cdef bint known, has
+    mutex_lock(&t.lock)
+    known = parent.dir.inherit_known
+    has = parent.dir.has_default_acl
+    seq = parent.seq
+    mutex_unlock(&t.lock)
+    if known:
+        return has
+    has = sys_getxattr(dirfd, DEFAULT_ACL, NULL, 0) > 0
+    mutex_lock(&t.lock)
+    if parent.seq == seq:       # else it has been set meanwhile, perhaps
+        parent.dir.has_default_acl = has
         parent.dir.inherit_known = True
-    return parent.dir.has_default_acl
+    mutex_unlock(&t.lock)
+    return has
 
 
-cdef bint umask_counts(const Table *t, const Make *make, Node *parent, int dirfd) noexcept nogil:
+cdef bint umask_counts(Table *t, const Make *make, Node *parent, int dirfd) noexcept nogil:
     """Not for links, nor where there is a default ACL (acl(5))."""
     return (make.source == NULL and (make.mode & S_IFMT) != S_IFLNK
-            and not (t.acls and has_default_acl(parent, dirfd)))
+            and not (t.acls and has_default_acl(t, parent, dirfd)))
 
 
-cdef bint hides_acl(const Table *t, Node *parent, int dirfd) noexcept nogil:
+cdef bint hides_acl(Table *t, Node *parent, int dirfd) noexcept nogil:
     """Would the branch give new files an ACL though here are none?"""
-    return not t.acls and has_default_acl(parent, dirfd)
+    return not t.acls and has_default_acl(t, parent, dirfd)
 
 
 cdef int make_file(Table *t, Op *op, const Make *make, uint32_t mode, int dirfd, const char *name,
@@ -253,7 +265,7 @@ cdef int make_owned(Table *t, Op *op, const Make *make, Node *parent, int parent
     return r
 
 
-cdef bint takes_several_steps(const Table *t, const Make *make, Node *parent,
+cdef bint takes_several_steps(Table *t, const Make *make, Node *parent,
                               int parent_fd) noexcept nogil:
     """Is the file not what it has to be as soon as it is created?"""
     return make.source == NULL and (
@@ -261,7 +273,7 @@ cdef bint takes_several_steps(const Table *t, const Make *make, Node *parent,
         or t.branch[0].override.name != NULL or hides_acl(t, parent, parent_fd))
 
 
-cdef int make_unnamed(const Table *t, const Op *op, const Make *make, Node *parent,
+cdef int make_unnamed(Table *t, const Op *op, const Make *make, Node *parent,
                       int parent_fd, Born *born) noexcept nogil:
     """A regular file in its final state but without a name; -EOPNOTSUPP where there are none."""
     cdef uint32_t mode = make.mode
@@ -324,7 +336,7 @@ cdef int open_nursery(Table *t, Node *parent, int parent_fd, char *nursery) noex
         r = sys_fchownat(fd, b"", t.uid, st.stx_gid)
         if r == 0:
             r = sys_chmodfd(fd, 0o2700)
-    if r == 0 and t.acls and has_default_acl(parent, parent_fd):
+    if r == 0 and t.acls and has_default_acl(t, parent, parent_fd):
         size = sys_getxattr(parent_fd, DEFAULT_ACL, acl, ACL_SIZE)
         r = sys_setxattr(fd, DEFAULT_ACL, acl, <size_t>size, 0) if size > 0 else <int>size
     if r < 0:

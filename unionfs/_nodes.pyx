@@ -972,9 +972,11 @@ cdef int node_data_ref(Table *t, Node *n, bint write, Ref *ref) noexcept nogil:
 
 
 cdef void node_set_xattr(Table *t, Node *n) noexcept nogil:
-    """An attribute of the node has been set."""
+    """An attribute of the node has been set, or removed."""
     mutex_lock(&t.lock)
     n.bare = False
+    if n.dir != NULL:
+        n.dir.inherit_known = False
     n.seq += 1
     mutex_unlock(&t.lock)
 

@@ -77,6 +77,7 @@ from unionfs._sys cimport (
     mutex_lock,
     mutex_unlock,
     sys_close,
+    sys_listxattrat,
     sys_open_beneath,
     sys_statx,
 )
@@ -139,14 +140,17 @@ cdef int ends_here(Table *t, Node *parent, uint16_t branch, int dirfd, const cha
     """1 if no branch below adds to this directory under its own name; follows its redirect."""
     cdef char value[REDIRECT_SIZE]
     cdef int r, fd, opaque
+    cdef bint bare
     if branch + 1 == t.branches:
         return 1
     fd = sys_open_beneath(dirfd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
     if fd < 0:
         return fd
-    r = redirect_read(t, fd, value)
+    # One call for what is mostly true, in the place of two for each attribute that might be there.
+    bare = sys_listxattrat(dirfd, name, NULL, 0) == 0
+    r = 0 if bare else redirect_read(t, fd, value)
     if r >= 0 and (r > 0 or not last):
-        opaque = mark_is_opaque(t, fd)
+        opaque = mark_is_opaque(t, fd, bare)
         if opaque != 0:
             r = opaque
         elif r > 0:

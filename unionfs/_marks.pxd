@@ -16,7 +16,8 @@ cdef bint mark_is_whiteout(const Stat *st) noexcept nogil
 cdef bint mark_is_plain(const Table *t, int dirfd, const char *name) noexcept nogil
 cdef int mark_set_plain(const Table *t, int fd) noexcept nogil
 cdef int mark_beside(const Table *t, int dirfd, const char *name, size_t length) noexcept nogil
-cdef int mark_is_opaque(const Table *t, int dirfd) noexcept nogil
+# `bare`: it is known to have no attributes.
+cdef int mark_is_opaque(const Table *t, int dirfd, bint bare) noexcept nogil
 cdef Format mark_format(const Table *t, size_t length) noexcept nogil
 cdef int mark_put(Table *t, int dirfd, const char *name, size_t length) noexcept nogil
 cdef int mark_remove(int dirfd, const char *name, size_t length) noexcept nogil

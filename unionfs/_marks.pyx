@@ -101,7 +101,7 @@ cdef int mark_beside(const Table *t, int dirfd, const char *name, size_t length)
     return r
 
 
-cdef int mark_is_opaque(const Table *t, int dirfd) noexcept nogil:
+cdef int mark_is_opaque(const Table *t, int dirfd, bint bare) noexcept nogil:
     """1 if the directory hides what lies below it, in any format; 0 if not; -errno."""
     cdef char names[LIST_SIZE]
     cdef char value[4]
@@ -113,7 +113,7 @@ cdef int mark_is_opaque(const Table *t, int dirfd) noexcept nogil:
         return 1
     if r < 0 and r != -ENOENT:
         return r
-    size = sys_listxattr(dirfd, names, LIST_SIZE)
+    size = 0 if bare else sys_listxattr(dirfd, names, LIST_SIZE)
     if size == -EOPNOTSUPP or size == 0:
         return 0
     for i in range(OPAQUE_XATTRS):

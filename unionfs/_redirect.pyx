@@ -205,7 +205,7 @@ cdef int step_branch(Table *t, Way *to, uint16_t branch, const char *above, cons
         elif r == -ENOENT:
             r = 0
     if r == 0 and fd >= 0:
-        r = mark_is_opaque(t, fd)
+        r = mark_is_opaque(t, fd, False)
     if r == 0 and fd >= 0 and hops < HOPS:
         r = redirect_read(t, fd, value)
         if r > 0:
@@ -231,7 +231,7 @@ cdef int walk(Table *t, Way *to, uint16_t first, const char *path, int hops) noe
     for i in range(first, t.branches):
         if r == 0:
             r = way_add(&at, i, b"")
-        if r == 0 and mark_is_opaque(t, t.branch[i].fd) == 1:
+        if r == 0 and mark_is_opaque(t, t.branch[i].fd, False) == 1:
             break
     while r == 0 and path[0]:
         if path[0] == b"/":

@@ -758,7 +758,7 @@ cdef class Tree:
         for i in range(first, t.branches):
             branches[count] = <uint16_t>i
             count += 1
-            if mark_is_opaque(t, t.branch[i].fd) == 1:
+            if mark_is_opaque(t, t.branch[i].fd, False) == 1:
                 break
         root = node_new_locked(t)
         if root != NULL:

@@ -11,11 +11,12 @@ class FastPath:
     `fd` is an opened /dev/fuse on which the mount has been made (or, in tests, one end of a
     SOCK_SEQPACKET pair); it becomes ours.  What needs the slow path waits in `parking`.
     `readers` threads, 64 at most, read the channel.  With `keep_open` OPEN and CREATE are served,
-    otherwise the kernel opens by itself; then `passthrough` has it read and write by itself
-    what it may.  With `splice` large replies are not copied, which takes a channel that is really
-    /dev/fuse.  The kernel may cache names and attributes for `timeout`
-    seconds.  `queues` is how many queues the kernel has for FUSE over io_uring, which is used if
-    the kernel offers it; 0: it is not.  `branches` are the branches' host paths, the upper first.
+    otherwise the kernel opens by itself.  With `passthrough`, if the kernel can, OPEN is served
+    too, and the kernel reads and writes by itself what it may.  With `splice` large replies are
+    not copied, which takes a channel that is really /dev/fuse.  The kernel may cache names and
+    attributes for `timeout` seconds.  `queues` is how many queues the kernel has for FUSE over
+    io_uring, which is used if the kernel offers it; 0: it is not.  `branches` are the branches'
+    host paths, the upper first.
     """
 
     def __init__(

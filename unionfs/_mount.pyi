@@ -18,6 +18,9 @@ def umount(target: str, flags: int = 0) -> None:
 def syncfs(fd: int) -> None:
     """syncfs(2)."""
 
+def filesystem(fd: int) -> int:
+    """fstatfs(2): the magic number of the filesystem's type."""
+
 def clone(fd: int) -> int:
     """open_tree(2): a private copy of the mount a directory is on, from that directory down.
 

@@ -20,6 +20,11 @@ cdef extern from "<unistd.h>" nogil:
 cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_open_tree, SYS_mount_setattr
 
+cdef extern from "<sys/vfs.h>" nogil:
+    cdef struct StatFs "statfs":
+        unsigned long f_type
+    int fstatfs(int fd, StatFs *st)
+
 cdef extern from "<fcntl.h>" nogil:
     const int AT_EMPTY_PATH
     const int O_CLOEXEC
@@ -74,6 +79,16 @@ def syncfs(int fd):
         result = c_syncfs(fd)
         error = errno
     check(result, error, None)
+
+
+def filesystem(int fd):
+    cdef StatFs st
+    cdef int result, error
+    with nogil:
+        result = fstatfs(fd, &st)
+        error = errno
+    check(result, error, None)
+    return st.f_type
 
 
 def clone(int fd):

@@ -102,29 +102,32 @@ cdef int64_t on_init(Call *call) noexcept nogil:
         return sizeof(InitOut)      # the kernel asks again with our version
     if request.major < PROTOCOL_MAJOR or request.minor < PROTOCOL_MINOR_LEAST:
         return -EPROTO
-    if not channel.keep_open:
-        wanted |= INIT_NO_OPEN_SUPPORT
     if channel.writeback:
         wanted |= INIT_WRITEBACK_CACHE
     if not channel.table.acls:
         wanted &= ~<uint32_t>INIT_POSIX_ACL
     out.minor = min(request.minor, <uint32_t>PROTOCOL_MINOR)
     out.max_readahead = request.max_readahead
-    out.flags = request.flags & wanted
     if request.flags & INIT_EXT and call.size >= sizeof(InitIn):
-        out.flags |= INIT_EXT
+        wanted |= INIT_EXT
         out.flags2 = request.flags2 & INIT2_NO_EXPORT_SUPPORT
         if request.flags2 & INIT2_PASSTHROUGH and channel.passthrough:
             out.flags2 |= INIT2_PASSTHROUGH
             out.max_stack_depth = 1
         if request.flags2 & INIT2_OVER_IO_URING and uring_offered(channel):
             out.flags2 |= INIT2_OVER_IO_URING
+    channel.passthrough = (out.flags2 & INIT2_PASSTHROUGH) != 0
+    if channel.passthrough:
+        # The reply to OPEN says which file the kernel is to use.
+        channel.keep_open = channel.table.keep_open = True
+    if not channel.keep_open:
+        wanted |= INIT_NO_OPEN_SUPPORT
+    out.flags = request.flags & wanted
     out.max_background = 64
     out.congestion_threshold = 48
     out.max_write = MAX_WRITE
     out.max_pages = MAX_WRITE // 4096
     out.time_gran = 1
-    channel.passthrough = (out.flags2 & INIT2_PASSTHROUGH) != 0
     channel.setxattr_ext = (out.flags & INIT_SETXATTR_EXT) != 0
     channel.initialised = True
     return sizeof(InitOut)

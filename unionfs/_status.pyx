@@ -169,6 +169,7 @@ cdef void put_status(Text *text, Channel *channel) noexcept nogil:
     put_field(text, b"pool_queued", <uint64_t>queued)
     put_field(text, b"readers", <uint64_t>readers)
     put_field(text, b"queues", <uint64_t>channel.queues if channel.workers != NULL else 0)
+    put_field(text, b"passthrough", channel.passthrough)
     put_field(text, b"refused_replies", atomic_get(&channel.refused))
     put_field(text, b"malformed", atomic_get(&channel.malformed))
     put_counters(text, channel)

@@ -32,6 +32,9 @@ _PROPAGATION = {
 }
 _RECURSIVE = 1 << 14
 
+# <linux/magic.h>: overlayfs, eCryptfs, and FUSE, which may be.
+_STACKED = (0x794C7630, 0xF15F, 0x65735546)
+
 # One reply must go into one pipe, of which everybody may have 1 MiB (_splice.pyx).  Half of that
 # costs a request more for each MiB, a fiftieth of what it saves.
 _MAX_READ = 512 * 1024
@@ -45,6 +48,21 @@ def attach(options: MountOptions, mountpoint: str) -> int:
     if os.geteuid() == 0:
         return _attach_by_mount(options, mountpoint)
     return _attach_by_fusermount(options, mountpoint)
+
+
+def may_pass_through(branches: Sequence[int]) -> bool:
+    """Whether the kernel would read and write files of all these branches by itself.
+
+    It does so for root outside of user namespaces, and not on what is stacked on another
+    filesystem (fuse_backing_open() in fs/fuse/backing.c).  Whether it can at all it says later.
+    """
+    with open("/proc/self/uid_map", "rb") as ids:
+        everybody = ids.read().split() == [b"0", b"0", b"4294967295"]
+    return (
+        everybody
+        and os.geteuid() == 0
+        and not any(_mount.filesystem(fd) in _STACKED for fd in branches)
+    )
 
 
 def detach(mountpoint: str) -> None:

@@ -25,7 +25,7 @@ Whiteout = Literal["aufs", "overlay"]
 CopyUp = Literal["change", "open"]
 RenameDir = Literal["copy", "redirect", "exdev"]
 IoUring = Literal["auto", "off"]
-DataPath = Literal["cached", "passthrough"]
+DataPath = Literal["cached", "passthrough", "auto"]
 
 #: Kernel mount flags by option name (mount(2); values of <linux/mount.h>).
 KERNEL_FLAGS: Mapping[str, int] = {
@@ -415,8 +415,8 @@ class _Reader:
             raise UsageError(problem="no lower branch is given")
         if self.workdir is not None and self.upper is None:
             raise UsageError(problem="workdir= has no use without an upper branch")
-        if self.io == "passthrough" and self.writeback:
-            raise UsageError(problem="option io is passthrough: it excludes writeback")
+        if self.io != "cached" and self.writeback:
+            raise UsageError(problem=f"option io is {self.io}: it excludes writeback")
         maps = {name: split_ids(name, value) for name, value in self.mappings.items()}
         everyone = 0 if self.squash_to_root else None
         debug = debug or self.debug

@@ -74,8 +74,11 @@ class Session:
                 undo.callback(lock.write_out)
         else:
             stack.open_workdir()
-        passthrough = options.io == "passthrough"
-        keep_open = options.copyup == "open" or passthrough or not _overrides_permissions()
+        passthrough = options.io == "passthrough" or (
+            options.io == "auto"
+            and kernel.may_pass_through([branch.fd for branch in stack.branches])
+        )
+        keep_open = options.copyup == "open" or not _overrides_permissions()
         with ExitStack() as clones:
             tree = Tree(
                 [_without_submounts(fd, clones) for fd in stack.lower_fds],

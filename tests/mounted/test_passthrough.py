@@ -2,6 +2,8 @@
 
 import mmap
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,3 +201,45 @@ def test_done_without_where_the_kernel_refuses(place: Path) -> None:
             (union.mountpoint / "file").write_text("changed")
             assert (union.mountpoint / "file").read_text() == "changed"
         assert (lower.mountpoint / "file").read_text() == "content"
+
+
+# --- io=auto -------------------------------------------------------------------------------------
+
+
+def test_auto_on_plain_branches(place: Path) -> None:
+    union = Union(place, io="auto")
+    build(union.lower, {"file": "content"})
+    with union:
+        assert (union.mountpoint / "file").read_text() == "content"
+        assert status(union.mountpoint)["passthrough"] == 1
+        assert requests(union).get("READ", 0) == 0
+
+
+def test_auto_on_a_stacked_branch_costs_no_opens(place: Path) -> None:
+    for name in ("below", "above", "work", "lower0"):
+        (place / name).mkdir()
+    build(place / "below", {"file": "content", "other": "more"})
+    options = f"lowerdir={place}/below,upperdir={place}/above,workdir={place}/work"
+    subprocess.run(
+        ["mount", "-t", "overlay", "overlay", "-o", options, place / "lower0"], check=True
+    )
+    with Union(place, io="auto") as union:
+        for _ in range(3):
+            assert (union.mountpoint / "file").read_text() == "content"
+            assert (union.mountpoint / "other").read_text() == "more"
+        assert status(union.mountpoint)["passthrough"] == 0
+        assert requests(union)["OPEN"] == 1  # its answer is that it need not be asked again
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"), [((), "True"), (("unshare", "--user", "--map-root-user"), "False")]
+)
+def test_who_may_pass_through(place: Path, command: tuple[str, ...], expected: str) -> None:
+    """Root of a user namespace may not; an ordinary user, the other case, keeps OPEN anyway."""
+    program = f"""
+import os
+from unionfs import kernel
+print(kernel.may_pass_through([os.open({str(place)!r}, os.O_PATH)]))
+"""
+    said = subprocess.run([*command, sys.executable, "-c", program], capture_output=True, text=True)
+    assert said.stdout.strip() == expected, said.stderr

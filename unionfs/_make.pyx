@@ -381,18 +381,24 @@ cdef int make_aside(Table *t, Op *op, const Make *make, Node *parent, int dirfd,
 
 cdef int take_whiteout_away(Table *t, Node *parent, int dirfd, const char *name, size_t length,
                             uint32_t type_, int fd) noexcept nogil:
-    """A name has come beside its ``.wh.`` whiteout: 1 if there was one, 0, -errno."""
+    """A name has come beside its ``.wh.`` whiteout: 1 if there was one, 0, -errno without it."""
+    cdef bint is_dir = type_ == S_IFDIR
     cdef int r
     if parent.dir.count < 2:
         return 0
     r = mark_beside(t, dirfd, name, length)
-    if r != 1:
-        return r
-    if type_ == S_IFDIR:
+    if r == 0:
+        return 0
+    if r == 1 and is_dir:
         r = mark_set_opaque(t, fd)
     if r >= 0:
         r = mark_remove(dirfd, name, length)
-    return 1 if r == 0 else r
+    if r == 0:
+        return 1
+    if is_dir:
+        mark_clear_directory(t, fd, False)
+    sys_unlinkat(dirfd, name, AT_REMOVEDIR if is_dir else 0)
+    return r
 
 
 cdef int enter(Table *t, Node *parent, const char *name, size_t length, const Make *make,
@@ -457,7 +463,7 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
     cdef Born born
     cdef Ref ref
     cdef Stat there
-    cdef bint below = False
+    cdef bint below = False, counted = False
     cdef int r = check_new_name(t, name, length)
     if r < 0:
         return r
@@ -482,6 +488,10 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
         r = 0 if r == -ENOENT else r
     if r == 0 and make.source != NULL:
         r = carry_origin(t, make.source, parent, ref.fd)
+    if r == 0 and make.source != NULL and make.source.linked:
+        # First: a count that is too low would have the copy go before its last name.
+        r = links_set_count(t, make.source.ino, make.source.nlink + 1)
+        counted = r == 0
     if r == 0 and mark_reserved(name, length):
         r = make_aside(t, op, make, parent, ref.fd, name, False, &born)
     elif r == 0 and takes_several_steps(t, make, parent, ref.fd):
@@ -494,9 +504,9 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
         r = take_whiteout_away(t, parent, ref.fd, name, length, make.mode & S_IFMT, born.fd)
         if r < 0:
             sys_close(born.fd)
-    if r >= 0:
-        if make.source != NULL and make.source.linked:
-            links_set_count(t, make.source.ino, make.source.nlink + 1)
+    if r < 0 and counted:
+        links_set_count(t, make.source.ino, make.source.nlink)
+    elif r >= 0:
         r = enter(t, parent, name, length, make, &born, below, out, st)
     ref_drop(t, &ref)
     return r

@@ -76,6 +76,23 @@ def tmpfs(base: Path) -> Iterator[Callable[..., Path]]:
         yield mount
 
 
+@pytest.fixture
+def scarce(base: Path, tmpfs: Callable[..., Path]) -> Callable[[int], None]:
+    """The upper and the work directory where a test says how many inodes are left."""
+    fs = tmpfs("fs", "nr_inodes=64")
+    for name in ("upper", "work"):
+        (fs / name).mkdir()
+        (base / name).symlink_to(fs / name)
+
+    def leave(free: int) -> None:
+        for filler in fs.glob("filler-*"):
+            filler.unlink()
+        for number in range(os.statvfs(fs).f_ffree - free):
+            (fs / f"filler-{number}").touch()
+
+    return leave
+
+
 @pytest.fixture(params=FORMATS)
 def whiteout(request: pytest.FixtureRequest) -> str:
     """A format of whiteouts."""

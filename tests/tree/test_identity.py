@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -355,6 +356,26 @@ def links(union: Union, *paths: str) -> set[tuple[int, int, bytes]]:
         st = union.stat(path)
         found.add((st.st_ino, st.st_nlink, union.read(path)))
     return found
+
+
+def test_no_inode_to_count_a_link(
+    scarce: Callable[[int], None], make_union: Callable[..., Union]
+) -> None:
+    """A count that is too low would have the copy go with a name that is not the last one."""
+    union = make_union()
+    put(union.lower, "a")
+    os.link(union.lower / "a", union.lower / "b")
+    union.write("a", b"changed")
+    names = ["a", "b"]
+    for free in range(4):
+        scarce(free)
+        with suppress(OSError):
+            union.link("a", f"more-{free}")
+            names.append(f"more-{free}")
+        for _ in range(2):
+            assert {union.stat(name).st_nlink for name in names} == {len(names)}
+            union.restart()
+    assert len(names) > 2
 
 
 def test_names_of_one_upper_file_share_a_node(union: Union) -> None:

@@ -171,7 +171,7 @@ cdef bint hides_acl(Table *t, Node *parent, int dirfd) noexcept nogil:
 
 cdef int make_file(Table *t, Op *op, const Make *make, uint32_t mode, int dirfd, const char *name,
                    Born *born) noexcept nogil:
-    """Creates one file under its name in a directory and opens it."""
+    """Creates one file under its name in a directory and opens it; on failure there is none."""
     cdef uint32_t type_ = owner_stored_type(t, make.mode & S_IFMT)
     cdef Ref source
     cdef int r
@@ -196,9 +196,10 @@ cdef int make_file(Table *t, Op *op, const Make *make, uint32_t mode, int dirfd,
         return r
     if born.fd < 0:
         born.fd = sys_open_beneath(dirfd, name, O_PATH | O_NOFOLLOW, 0)
-        if born.fd < 0:
-            return born.fd
-    return owner_stat(t, 0, born.fd, &born.st)
+    r = owner_stat(t, 0, born.fd, &born.st) if born.fd >= 0 else born.fd
+    if r < 0:
+        sys_unlinkat(dirfd, name, AT_REMOVEDIR if type_ == S_IFDIR else 0)
+    return r
 
 
 cdef int record_owner(const Table *t, const Make *make, uint32_t mode, const Stat *above,
@@ -331,6 +332,7 @@ cdef int open_nursery(Table *t, Node *parent, int parent_fd, char *nursery) noex
         return r
     fd = sys_open_beneath(t.work_fd, nursery, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
     if fd < 0:
+        sys_unlinkat(t.work_fd, nursery, AT_REMOVEDIR)
         return fd
     if st.stx_mode & S_ISGID:
         r = sys_fchownat(fd, b"", t.uid, st.stx_gid)

@@ -2,11 +2,14 @@
 
 import os
 import random
+import resource
 import stat
 import subprocess
 import threading
-from collections.abc import Callable
-from errno import ESTALE
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from errno import EMFILE, ESTALE
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -451,3 +454,69 @@ def test_nodes_are_reached_while_their_ancestors_are_renamed(
     union.restart()
     assert union.names("a/b/c") == ["d", "f"]
     assert len(union.names("a/b/c/d")) == 61
+
+
+@contextmanager
+def descriptors_left(free: int) -> Iterator[None]:
+    """So many descriptors can be opened and no more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unused = (number for number in count() if not os.path.exists(f"/proc/self/fd/{number}"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(islice(unused, free, None)), limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+CHANGES: dict[str, Callable[[Union], object]] = {
+    "create": lambda union: union.create("u/new"),
+    "create for another": lambda union: union.create("u/new", uid=7),
+    "create over a whiteout": lambda union: union.create("gone"),
+    "mkdir": lambda union: union.mkdir("u/new"),
+    "mkdir for another": lambda union: union.mkdir("u/new", uid=7),
+    "mkdir over a whiteout": lambda union: union.mkdir("gone"),
+    "mkfifo": lambda union: union.mknod("u/new", stat.S_IFIFO | 0o600),
+    "symlink": lambda union: union.symlink("target", "u/new"),
+    "link": lambda union: union.link("u/own", "u/new"),
+    "link a lower file": lambda union: union.link("d/f", "u/new"),
+    "write to a lower file": lambda union: union.write("d/f", b"x"),
+    "write to one of two": lambda union: union.write("one", b"x"),
+    "unlink": lambda union: union.unlink("u/own"),
+    "unlink a lower file": lambda union: union.unlink("d/f"),
+    "rmdir": lambda union: union.rmdir("empty"),
+    "rename": lambda union: union.rename("u/own", "d/moved"),
+    "rename a lower file": lambda union: union.rename("d/f", "u/moved"),
+    "rename over a lower file": lambda union: union.rename("u/own", "d/f"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_descriptor_is_left(formatted: Union, change: str) -> None:
+    """At whichever step there is none, the change has not happened."""
+    union = formatted
+    put(union.lower, "d/f", "gone", "empty/", "one")
+    os.link(union.lower / "one", union.lower / "two")
+    put(union.upper, "u/own")
+    union.unlink("gone")
+    union.restart()
+    before = union.visible()
+    failures = 0
+    for free in range(16):
+        union.restart()
+        union.node("u/own")
+        try:
+            with descriptors_left(free):
+                CHANGES[change](union)
+        except OSError as error:
+            assert error.errno == EMFILE
+            failures += 1
+        else:
+            break
+        assert union.visible() == before, f"with {free} descriptors"
+        union.restart()
+        assert union.visible() == before, f"with {free} descriptors, read again"
+        assert union.scratch() <= {"links", "origins"}
+    else:
+        pytest.fail("it never came about")
+    assert failures
+    assert union.visible() != before

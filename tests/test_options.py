@@ -193,6 +193,21 @@ def test_the_whole_range_of_ids_can_be_mapped() -> None:
     assert with_options("uidmapping=0:0:4294967295").uid_map == ((0, 0, 2**32 - 1),)
 
 
+@pytest.mark.parametrize("zeros", [1, 9, 5000])
+def test_numbers_may_begin_with_zeros(zeros: int) -> None:
+    lead = "0" * zeros
+    options = with_options(f"uidmapping={lead}0:{lead}1001:{lead}10,squash_to_gid={lead}1001")
+    assert options.uid_map == ((0, 1001, 10),)
+    assert options.squash_gid == 1001
+
+
+@pytest.mark.parametrize("number", ["4294967295", "000000000019999999999", "9" * 5000])
+def test_numbers_that_are_no_ids(number: str) -> None:
+    for option in ("squash_to_uid={}", "uidmapping={}:0:1", "uidmapping=0:{}:1"):
+        with pytest.raises(UsageError, match=option.partition("=")[0]):
+            with_options(option.format(number))
+
+
 def test_a_mapping_continues_only_right_behind_itself() -> None:
     options = with_options("uidmapping=0:1:1,volatile,5:5:5")
     assert options.unknown == ("5:5:5",)

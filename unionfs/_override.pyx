@@ -1,9 +1,10 @@
 # cython: language_level=3
 """Owner, mode and type of a file kept in an extended attribute; see the declarations."""
-from libc.stdint cimport int64_t, uint16_t, uint32_t
+from libc.stdint cimport UINT32_MAX, int64_t, uint16_t, uint32_t
 from libc.stdio cimport snprintf, sscanf
 from libc.string cimport strcmp
 
+from unionfs._idmap cimport NO_ID
 from unionfs._sys cimport (
     S_IFBLK,
     S_IFCHR,
@@ -23,6 +24,7 @@ from unionfs._sys cimport (
 cdef enum:
     NAMES = 3
     RECORD_SIZE = 96
+    MOST_MODE = 0o177777    # fuse-overlayfs 1.10 writes the bits of the type as well
 
 # In the order in which fuse-overlayfs looks for them.
 cdef const char **names = [
@@ -51,32 +53,40 @@ cdef bint override_trusts(const Override *o, const Stat *stored) noexcept nogil:
 
 cdef uint32_t read_type(const char *text, uint32_t *major, uint32_t *minor) noexcept nogil:
     """The type bits of a file that is stored as a regular one; 0 for any other."""
+    cdef unsigned long long a = 0, b = 0
+    cdef uint32_t type_ = 0
     if strcmp(text, b"pipe") == 0:
         return S_IFIFO
     if strcmp(text, b"socket") == 0:
         return S_IFSOCK
-    if sscanf(text, b"char-%u-%u", major, minor) == 2:
-        return S_IFCHR
-    if sscanf(text, b"block-%u-%u", major, minor) == 2:
-        return S_IFBLK
-    return 0
+    if sscanf(text, b"char-%llu-%llu", &a, &b) == 2:
+        type_ = S_IFCHR
+    elif sscanf(text, b"block-%llu-%llu", &a, &b) == 2:
+        type_ = S_IFBLK
+    if a > UINT32_MAX or b > UINT32_MAX:
+        return 0
+    major[0] = <uint32_t>a
+    minor[0] = <uint32_t>b
+    return type_
 
 
 cdef void apply(const Override *o, char *record, int64_t length, Stat *st) noexcept nogil:
     cdef char text[32]
-    cdef uint32_t uid, gid, mode, type_ = 0, major = 0, minor = 0
+    # Wider than what they become: scanf(3) cuts off what is too much, and takes signs for no error.
+    cdef unsigned long long uid, gid, mode
+    cdef uint32_t type_ = 0, major = 0, minor = 0
     cdef int fields
     if length <= 0:
         return
     record[length] = 0
-    fields = sscanf(record, b"%u:%u:%o:%31s", &uid, &gid, &mode, text)
-    if fields < 3:
+    fields = sscanf(record, b"%llu:%llu:%llo:%31s", &uid, &gid, &mode, text)
+    if fields < 3 or uid >= NO_ID or gid >= NO_ID or mode > MOST_MODE:
         return
     if not override_trusts(o, st):
         if uid != st.stx_uid or gid != st.stx_gid:
             return
         # chmod(2) by an owner outside the group would not set this bit.
-        mode &= ~<uint32_t>S_ISGID | (st.stx_mode & S_ISGID)
+        mode &= ~<unsigned long long>S_ISGID | (st.stx_mode & S_ISGID)
     if fields == 4 and (st.stx_mode & S_IFMT) == S_IFREG:
         type_ = read_type(text, &major, &minor)
     if (type_ == S_IFCHR or type_ == S_IFBLK) and not override_trusts(o, st):
@@ -86,8 +96,8 @@ cdef void apply(const Override *o, char *record, int64_t length, Stat *st) noexc
     else:
         st.stx_rdev_major = major
         st.stx_rdev_minor = minor
-    st.stx_uid = uid
-    st.stx_gid = gid
+    st.stx_uid = <uint32_t>uid
+    st.stx_gid = <uint32_t>gid
     st.stx_mode = <uint16_t>(type_ | (mode & 0o7777))
 
 

@@ -231,7 +231,7 @@ def split_ids(name: str, value: str) -> tuple[IdRange, ...]:
     words = value.replace(",", ":").removeprefix(":").split(":")
     if len(words) % 3 or not all(word.isascii() and word.isdigit() for word in words):
         raise UsageError(problem=f"option {name} is made of ID:SHOWN-ID:COUNT, not {value!r}")
-    numbers = iter(min(int(word[:11]), 2**32) for word in words)
+    numbers = map(_whole, words)
     ranges = tuple(map(IdRange, numbers, numbers, numbers))
     for range_ in ranges:
         if range_.size < 1 or max(range_.disk, range_.shown) + range_.size - 1 > _MOST_ID:
@@ -516,6 +516,11 @@ def _seconds(name: str, value: str | None) -> float:
 
 def _number(name: str, value: str | None, least: int, most: int) -> int:
     text = _text(name, value)
-    if not (text.isascii() and text.isdigit() and least <= int(text[:11]) <= most):
+    if not (text.isascii() and text.isdigit() and least <= _whole(text) <= most):
         raise UsageError(problem=f"option {name} is a number from {least} to {most}, not {text!r}")
-    return int(text)
+    return _whole(text)
+
+
+def _whole(digits: str) -> int:
+    """The number, or 2**32 for any from there on: int() takes no more than some 4,000 digits."""
+    return min(int(digits.lstrip("0")[:11] or "0"), 2**32)

@@ -74,6 +74,14 @@ def seen(status: os.stat_result) -> tuple[str, int, int]:
         ("5:6", ("-rw-r--r--", 0, 0)),
         ("root:0:0755:file", ("-rw-r--r--", 0, 0)),
         ("5" * 200, ("-rw-r--r--", 0, 0)),
+        # Nor do numbers that are no ids or no mode, in whatever they end when they are cut off.
+        ("4294967301:6:0640:file", ("-rw-r--r--", 0, 0)),
+        ("5:18446744073709551622:0640:file", ("-rw-r--r--", 0, 0)),
+        ("-1:6:0640:file", ("-rw-r--r--", 0, 0)),
+        ("5:4294967295:0640:file", ("-rw-r--r--", 0, 0)),
+        ("5:6:40000000640:file", ("-rw-r--r--", 0, 0)),
+        ("5:6:0600:char-4294967297-3", ("-rw-------", 5, 6)),
+        ("5:6:0600:block-1--1", ("-rw-------", 5, 6)),
     ],
 )
 def test_what_a_record_says(tmp_path: Path, text: str, shown: tuple[str, int, int]) -> None:

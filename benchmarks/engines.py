@@ -69,8 +69,8 @@ class Engines:
             self._bed = self._stack.enter_context(Bed(self._directory))
         if DRIVERS[peer.name] == "unionfs" and not MOUNT_PROGRAM.exists():
             raise ClientError(f"{MOUNT_PROGRAM} does not exist: install the package")
-        fuse = DRIVERS[peer.name] != "overlayfs"
-        return Engine(self._bed, who, DRIVERS[peer.name], peer.mode if fuse else "")
+        options = {"mountopt": peer.mode} if peer.mode else {}
+        return Engine(self._bed, who, DRIVERS[peer.name], options)
 
     def with_large_image(self, peer: Peer, who: Who) -> Engine | None:
         """The same, and the image LARGE is in its store."""

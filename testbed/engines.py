@@ -51,12 +51,17 @@ runroot = "{run}/root"
 class Engine:
     """One user's engine over one driver; the base image of images.py is there from the start.
 
-    ``mount_options`` are what a storage.conf may tell the driver besides: its ``mountopt``.
+    ``options`` are what a storage.conf may tell the driver besides, as its ``mountopt``.
     A bed can have one engine of each ``name``: without one that of the user over the driver.
     """
 
     def __init__(
-        self, bed: Bed, who: Who, driver: Driver, mount_options: str = "", name: str = ""
+        self,
+        bed: Bed,
+        who: Who,
+        driver: Driver,
+        options: Mapping[str, str] | None = None,
+        name: str = "",
     ) -> None:
         self.bed = bed
         self.who = who
@@ -67,19 +72,20 @@ class Engine:
         # podman cleans up only where the path of its state has no more than 50 characters.
         self._run = f"/dev/shm/{name}"
         bed.run("install", "--directory", "--mode=700", f"--owner={self.uid}", self._run)
-        self._configure(mount_options)
+        self._configure()
+        self.use(driver, options)
         self.restore_base()
 
-    def use(self, driver: Driver, mount_options: str = "") -> None:
+    def use(self, driver: Driver, options: Mapping[str, str] | None = None) -> None:
         """Go on with the same store over another driver."""
         self.driver = driver
-        said = {"mount_program": _PROGRAMS[driver], "mountopt": mount_options}
-        options = "\n".join(f'{name} = "{value}"' for name, value in said.items() if value)
-        text = _STORAGE_CONF.format(home=self.home, run=self._run, options=options)
+        program = _PROGRAMS[driver]
+        said = ({"mount_program": program} if program else {}) | dict(options or {})
+        lines = "\n".join(f'{name} = "{value}"' for name, value in said.items())
+        text = _STORAGE_CONF.format(home=self.home, run=self._run, options=lines)
         (self.home / "storage.conf").write_text(text)
 
-    def _configure(self, mount_options: str) -> None:
-        self.use(self.driver, mount_options)
+    def _configure(self) -> None:
         policy = {"default": [{"type": "insecureAcceptAnything"}]}
         files = {
             "containers.conf": CONTAINERS_CONF.format(home=self.home),

@@ -45,15 +45,16 @@ def _said(number: int, driver: Driver) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("other", "options"), [("overlayfs", "whiteout=overlay"), ("fuse-overlayfs", "")]
+    ("other", "options"),
+    [("overlayfs", {"mountopt": "whiteout=overlay"}), ("fuse-overlayfs", {})],
 )
 def test_a_container_goes_on_over_another_driver_and_back(
-    user_bed: Bed, who: Who, other: Driver, options: str
+    user_bed: Bed, who: Who, other: Driver, options: dict[str, str]
 ) -> None:
     engine = Engine(user_bed, who, other, name=f"{who}-from-{other}")
     container = engine.podman("create", BASE, "sh", "-ec", _SCRIPT)
     for number, driver in enumerate((other, "unionfs", other, "unionfs")):
-        engine.use(driver, options if driver == "unionfs" else "")
+        engine.use(driver, options if driver == "unionfs" else {})
         # Without this the engine takes fuse-overlayfs in the place of the kernel's driver.
         engine.inside('rm -f "$1"', engine.home / "graph/overlay/.has-mount-program")
         said = engine.podman("start", "--attach", container).splitlines()

@@ -487,6 +487,15 @@ CHANGES: dict[str, Callable[[Union], object]] = {
     "rename": lambda union: union.rename("u/own", "d/moved"),
     "rename a lower file": lambda union: union.rename("d/f", "u/moved"),
     "rename over a lower file": lambda union: union.rename("u/own", "d/f"),
+    "rename over one of two": lambda union: union.rename("u/own", "one"),
+    "rename a directory": lambda union: union.rename("u", "d/u"),
+    "rename a merged directory": lambda union: union.rename("d", "e"),
+    "rename over an empty directory": lambda union: union.rename("u/dir", "empty"),
+    "exchange": lambda union: union.rename("u/own", "d/f", 2),
+    "exchange directories": lambda union: union.rename("u", "d", 2),
+    "chown a lower link": lambda union: union.tree.setattr(union.node("link"), uid=9),
+    "truncate a lower file": lambda union: union.tree.setattr(union.node("d/f"), size=1),
+    "set an attribute": lambda union: union.tree.setxattr(union.node("one"), "user.x", b"1"),
 }
 
 
@@ -496,7 +505,8 @@ def test_no_descriptor_is_left(formatted: Union, change: str) -> None:
     union = formatted
     put(union.lower, "d/f", "gone", "empty/", "one")
     os.link(union.lower / "one", union.lower / "two")
-    put(union.upper, "u/own")
+    (union.lower / "link").symlink_to("d")
+    put(union.upper, "u/own", "u/dir/")
     union.unlink("gone")
     union.restart()
     before = union.visible()

@@ -13,7 +13,7 @@ from libc.string cimport memset, strdup
 from posix.signal cimport (
     SIG_UNBLOCK, sigaction, sigaction_t, sigaddset, sigemptyset, sigset_t,
 )
-from posix.unistd cimport geteuid
+from posix.unistd cimport geteuid, usleep
 
 import os
 
@@ -35,7 +35,7 @@ from unionfs._sys cimport (
 )
 from unionfs._tree cimport Tree
 from unionfs._uring cimport uring_free, uring_start, uring_stop
-from unionfs._wire cimport OP_INIT, InHeader
+from unionfs._wire cimport OP_BATCH_FORGET, OP_FORGET, OP_INIT, InHeader
 
 
 cdef extern from "<signal.h>" nogil:
@@ -50,6 +50,10 @@ cdef enum:
     # A request that comes back from the slow path so often, and still is not ready, never will be.
     ROUNDS = 8
     STACK = 512 * 1024
+    # Beside an io_uring hardly anything else comes by the channel, and nobody waits for it. What
+    # has come when the pause (microseconds) is over comes as one BATCH_FORGET: without it each file
+    # removed wakes this thread, and `rm -rf` takes half as long again.
+    FORGET_PAUSE = 1000
     AGAIN_NS = 5000000      # between two signals to a thread that is to stop reading
 
 
@@ -188,6 +192,10 @@ cdef void unexpected(int64_t error) noexcept with gil:
     log.error(f"reading the FUSE channel: {os.strerror(<int>-error)}")
 
 
+cdef inline bint is_forget(const InHeader *header) noexcept nogil:
+    return header.opcode == OP_FORGET or header.opcode == OP_BATCH_FORGET
+
+
 cdef void *read_channel(void *arg) noexcept nogil:
     cdef Reader *reader = <Reader *>arg
     cdef Channel *channel = reader.channel
@@ -207,6 +215,8 @@ cdef void *read_channel(void *arg) noexcept nogil:
         if size >= <int64_t>sizeof(InHeader):
             serve(channel, reader.request, <size_t>size, reader.reply, NULL, sys_monotonic_ns(),
                   NULL, &reader.pipes if channel.splice else NULL)
+            if channel.workers != NULL and is_forget(<const InHeader *>reader.request):
+                usleep(FORGET_PAUSE)
         elif size > 0:
             atomic_add(&channel.malformed, 1)
         elif size == -EINTR or size == -EAGAIN or size == -ENOENT:

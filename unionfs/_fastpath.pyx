@@ -92,6 +92,10 @@ cdef int64_t put_off(Call *call, const Route *how, Request *request,
     return error if error else RESULT_SILENT
 
 
+cdef inline bint is_forget(const InHeader *header) noexcept nogil:
+    return header.opcode == OP_FORGET or header.opcode == OP_BATCH_FORGET
+
+
 cdef void serve(Channel *channel, const char *bytes, size_t size, char *reply, Request *request,
                 uint64_t arrived, Slot *slot, Pipes *pipes) noexcept nogil:
     """Serve one request: one just read (`request` is NULL), or one that waited, which is freed."""
@@ -143,6 +147,9 @@ cdef void serve(Channel *channel, const char *bytes, size_t size, char *reply, R
         result = put_off(&call, how, request, result)
         if result == RESULT_SILENT:
             return
+        if is_forget(call.header):
+            call.op.may_wait = True     # no memory for a copy: late is better than a leak
+            how.handler(&call)
     if how != NULL and how.how == UNANSWERED:
         result = RESULT_SILENT      # malformed ones too
     # Before the reply: who has its answer may look at the counters.
@@ -190,10 +197,6 @@ cdef void reader_free(Reader *reader) noexcept nogil:
 
 cdef void unexpected(int64_t error) noexcept with gil:
     log.error(f"reading the FUSE channel: {os.strerror(<int>-error)}")
-
-
-cdef inline bint is_forget(const InHeader *header) noexcept nogil:
-    return header.opcode == OP_FORGET or header.opcode == OP_BATCH_FORGET
 
 
 cdef void *read_channel(void *arg) noexcept nogil:

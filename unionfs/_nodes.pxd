@@ -228,7 +228,8 @@ cdef void table_free(Table *t) noexcept nogil
 # Nodes. A pinned node stays; unpin may free it.
 cdef Node *node_pin(Table *t, uint64_t id) noexcept nogil
 cdef void node_unpin(Table *t, Node *n) noexcept nogil
-cdef void node_forget(Table *t, uint64_t id, uint64_t references) noexcept nogil
+# 0 or a Verdict.
+cdef int node_forget(Table *t, uint64_t id, uint64_t references, bint may_wait) noexcept nogil
 cdef Node *node_new_locked(Table *t) noexcept nogil
 cdef void node_unpin_locked(Table *t, Node *n, Fd **doomed) noexcept nogil
 cdef Node *node_by_key_locked(Table *t, uint64_t key) noexcept nogil

@@ -40,6 +40,7 @@ from unionfs._sys cimport (
     sys_open_beneath,
     sys_statx,
 )
+from unionfs._tree cimport WOULD_WAIT
 
 cdef enum:
     FIRST_NODES = 1024
@@ -192,17 +193,22 @@ cdef void node_unpin_locked(Table *t, Node *n, Fd **doomed) noexcept nogil:
         node_free_locked(t, n, doomed)
 
 
-cdef void node_forget(Table *t, uint64_t id, uint64_t references) noexcept nogil:
+cdef int node_forget(Table *t, uint64_t id, uint64_t references, bint may_wait) noexcept nogil:
     cdef Node *n
     cdef Fd *doomed = NULL
     mutex_lock(&t.lock)
     n = t.nodes[id] if 0 < id < t.nodes_size else NULL
+    if (n != NULL and not may_wait and n.orphan_fd >= 0 and n.type == S_IFREG and n.branch == 0
+            and references >= n.references):
+        mutex_unlock(&t.lock)
+        return WOULD_WAIT       # for the filesystem, which frees the blocks of a deleted file
     if n != NULL:
         n.references -= min(references, n.references)
         n.pins += 1
         node_unpin_locked(t, n, &doomed)
     mutex_unlock(&t.lock)
     fd_close_doomed(t, doomed)
+    return 0
 
 
 cdef void node_free_locked(Table *t, Node *n, Fd **doomed) noexcept nogil:

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from unionfs._call cimport attr_reply, done, entry_reply, take_name, take_string
-from unionfs._channel cimport RESULT_SILENT, Call
+from unionfs._channel cimport RESULT_SILENT, RESULT_WAIT, Call
 from unionfs._sys cimport Stat, StatFs, sys_makedev
 from unionfs._tree cimport (
     SET_ATIME,
@@ -70,18 +70,24 @@ cdef int64_t on_lookup(Call *call) noexcept nogil:
 
 
 cdef int64_t on_forget(Call *call) noexcept nogil:
-    tree_forget(call.channel.table, call.header.nodeid, (<const ForgetIn *>call.body).nlookup)
+    cdef uint64_t count = (<const ForgetIn *>call.body).nlookup
+    if tree_forget(call.channel.table, &call.op, call.header.nodeid, count) < 0:
+        return RESULT_WAIT
     return RESULT_SILENT
 
 
 cdef int64_t on_batch_forget(Call *call) noexcept nogil:
     cdef size_t count = (<const BatchForgetIn *>call.body).count
-    cdef const ForgetOne *one = <const ForgetOne *>(call.body + sizeof(BatchForgetIn))
+    cdef ForgetOne *one = <ForgetOne *>(call.body + sizeof(BatchForgetIn))
+    cdef int64_t result = RESULT_SILENT
     cdef size_t i
     count = min(count, (call.size - sizeof(BatchForgetIn)) // sizeof(ForgetOne))
     for i in range(count):
-        tree_forget(call.channel.table, one[i].nodeid, one[i].nlookup)
-    return RESULT_SILENT
+        if tree_forget(call.channel.table, &call.op, one[i].nodeid, one[i].nlookup) < 0:
+            result = RESULT_WAIT
+        else:
+            one[i].nlookup = 0      # not once more when the rest is run again
+    return result
 
 
 cdef int64_t on_getattr(Call *call) noexcept nogil:

@@ -90,7 +90,7 @@ ctypedef int (*Fill)(void *arg, const char *name, size_t length, uint64_t ino,
 # through `node` take one reference to it for the caller.
 cdef int tree_lookup(Table *t, Op *op, uint64_t parent, const char *name, size_t length,
                      uint64_t *node, Stat *st) noexcept nogil
-cdef void tree_forget(Table *t, uint64_t node, uint64_t references) noexcept nogil
+cdef int tree_forget(Table *t, Op *op, uint64_t node, uint64_t references) noexcept nogil
 # A parked request keeps its nodes: -ESTALE when there is no such node.
 cdef int tree_pin(Table *t, uint64_t node) noexcept nogil
 cdef void tree_unpin(Table *t, uint64_t node) noexcept nogil

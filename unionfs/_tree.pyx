@@ -136,8 +136,8 @@ cdef int tree_lookup(Table *t, Op *op, uint64_t parent, const char *name, size_t
     return hand_out(t, n, node) if r == 0 else r
 
 
-cdef void tree_forget(Table *t, uint64_t node, uint64_t references) noexcept nogil:
-    node_forget(t, node, references)
+cdef int tree_forget(Table *t, Op *op, uint64_t node, uint64_t references) noexcept nogil:
+    return node_forget(t, node, references, op.may_wait)
 
 
 cdef int tree_pin(Table *t, uint64_t node) noexcept nogil:
@@ -284,7 +284,7 @@ cdef int tree_create(Table *t, Op *op, uint64_t parent, const char *name, size_t
     if r == 0:
         r = open_new(t, node[0], handle)
         if r < 0:
-            node_forget(t, node[0], 1)
+            node_forget(t, node[0], 1, True)
     return r
 
 
@@ -301,7 +301,7 @@ cdef int tree_tmpfile(Table *t, Op *op, uint64_t parent, uint32_t flags, uint32_
         hand_out(t, n, node)
         r = open_new(t, node[0], handle)
         if r < 0:
-            node_forget(t, node[0], 1)
+            node_forget(t, node[0], 1, True)
     return r
 
 
@@ -806,7 +806,8 @@ cdef class Tree:
         return node, stat_result(&st)
 
     def forget(self, node, references=1):
-        tree_forget(self._open(), node, references)
+        cdef Op op = operation(0, 0, 0)
+        tree_forget(self._open(), &op, node, references)
 
     def getattr(self, node):
         cdef Stat st

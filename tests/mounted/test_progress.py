@@ -169,3 +169,24 @@ def test_what_changes_the_copied_file_waits_for_it(place: Path) -> None:
             assert sorted(os.listdir(root / "parent")) == ["file", "sibling"]
             union.remount()
     subprocess.run(["umount", tmpfs], check=True)
+
+
+def test_deleting_large_files(place: Path) -> None:
+    """A file's blocks are freed when its last descriptor is closed, which may take seconds."""
+    union = Union(place, threads=1, io_uring="off")
+    build(union.lower, {f"d/file{number}": str(number) for number in range(100)})
+    with union:
+        root = union.mountpoint
+        for number in range(MANY):
+            (root / f"d/large{number}").write_text("pretends to be")
+            (root / f"d/file{number}").stat()
+
+        def delete() -> None:
+            for number in range(MANY):
+                (root / f"d/large{number}").unlink()
+
+        with held_in(union, ["close"], [delete]) as futures:
+            futures[0].result()
+            for number in range(100):
+                assert (root / f"d/file{number}").read_text() == str(number)
+            assert not list(root.glob("d/large*"))

@@ -194,13 +194,17 @@ cdef int mark_put(Table *t, int dirfd, const char *name, size_t length) noexcept
 
 
 cdef int mark_remove(int dirfd, const char *name, size_t length) noexcept nogil:
-    """Removes ``.wh.NAME`` if it is there."""
+    """Removes ``.wh.NAME`` if it is there.
+
+    A directory of that name, which no tool makes, counts as a whiteout and stays. It does no harm:
+    the name is visible beside it, and what it hides below the name hides as well.
+    """
     cdef char mark[NAME_LIMIT + 1]
     cdef int r
     if not mark_name(mark, name, length):
         return 0
     r = sys_unlinkat(dirfd, mark, 0)
-    return 0 if r == -ENOENT else r
+    return 0 if r == -ENOENT or r == -EISDIR else r
 
 
 cdef int mark_make_device(Table *t, char *work_name) noexcept nogil:

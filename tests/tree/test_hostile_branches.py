@@ -173,6 +173,16 @@ def seen_outside(outside: Path) -> list[object]:
     trusted=st.booleans(),
 )
 @example(
+    # a whiteout that is a directory, and cannot be taken away when its name comes back
+    lowers=({}, {}),
+    upper={"d": Entry("file", "", {}, {}), ".wh.d": Entry("dir", "", {}, {})},
+    work={},
+    links={},
+    whiteout="aufs",
+    rename_dir="copy",
+    trusted=False,
+)
+@example(
     # a redirect whose target in the next branch is a link that leads out of it
     lowers=(
         {"a": Entry("dir", "", {"trusted.overlay.redirect": b"/up/secret"}, {})},

@@ -20,7 +20,7 @@ from unionfs.copyup import INLINE_LIMIT
 from unionfs.errors import StartFailed
 from unionfs.options import MountOptions
 from unionfs.relay import Relay
-from unionfs.uppers import UpperLock
+from unionfs.uppers import UpperLock, write_out
 
 _CAP_DAC_OVERRIDE = 1
 # What the kernel reads ahead of a sequential reader. Its default, 128 KiB, is an eighth of what
@@ -62,6 +62,9 @@ class Session:
         options, stack, undo = self._options, self._stack, self._undo
         if stack.upper is not None:
             lock = UpperLock(stack, options)
+            if not options.volatile:
+                # Last: the next mount of this upper need not wait for the disk.
+                undo.callback(write_out, stack.upper.fd)
             undo.callback(lock.release)
             undo.callback(_unseen, stack.upper.fd, stack.remove_workdir)
             _unseen(stack.upper.fd, stack.open_workdir)
@@ -70,8 +73,6 @@ class Session:
             undo.callback(workdir.clear, stack.work_fd, stack.workdir)
             overrides.mark(stack.upper, options.xattr_permissions)
             lock.sign()
-            if not options.volatile:
-                undo.callback(lock.write_out)
         else:
             stack.open_workdir()
         passthrough = options.io == "passthrough" or (

@@ -49,20 +49,6 @@ class UpperLock:
         with open(fd, "wb") as file:
             file.write(os.fsencode(text))
 
-    def write_out(self) -> None:
-        """Have everything in the upper on the disk; to be called while the note is there.
-
-        xfs can answer syncfs without emptying the disk's own cache when files were only
-        overwritten; fdatasync of any regular file there does that.
-        """
-        assert self._stack.upper is not None
-        _mount.syncfs(self._stack.upper.fd)
-        fd = os.open(_NOTE, os.O_RDONLY, dir_fd=self._work_fd)
-        try:
-            os.fdatasync(fd)
-        finally:
-            os.close(fd)
-
     def release(self) -> None:
         """Let the next one in."""
         for fd in self._fds:
@@ -100,6 +86,21 @@ class UpperLock:
         for fd in self._fds:
             os.close(fd)
         self._fds = []
+
+
+def write_out(upper: int) -> None:
+    """Have everything in an upper on the disk.
+
+    xfs can answer syncfs without emptying the disk's own cache when files were only overwritten;
+    fdatasync of any regular file there does that.
+    """
+    _mount.syncfs(upper)
+    with suppress(OSError):  # a filesystem without O_TMPFILE is not xfs
+        fd = os.open(".", os.O_TMPFILE | os.O_WRONLY, 0o600, dir_fd=upper)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
 
 
 def _note_path(upper: str, options: MountOptions) -> str:

@@ -190,3 +190,19 @@ def test_deleting_large_files(place: Path) -> None:
             for number in range(100):
                 assert (root / f"d/file{number}").read_text() == str(number)
             assert not list(root.glob("d/large*"))
+
+
+def test_mounting_again_while_the_disk_is_busy(place: Path) -> None:
+    """The daemon that ends has given the upper back before it waits for the disk."""
+    before, after = Union(place), Union(place)
+    before.mount()
+    try:
+        (before.mountpoint / "file").write_text("content")
+        pid = before.pid
+        with traced(pid, place / "strace", "-e", "trace=syncfs", "-e", f"inject=syncfs:{HELD}"):
+            subprocess.run(["umount", before.mountpoint], check=True)
+            wait_for_threads_in(pid, "syncfs")
+            with after:
+                assert (after.mountpoint / "file").read_text() == "content"
+    finally:
+        before.unmount()

@@ -14,8 +14,20 @@ from tests.mounted.harness import wait_until
 
 #: <asm/unistd.h> of the machines on which the tests were tried.
 _NUMBERS = {
-    "x86_64": {"close": 3, "fsync": 74, "fdatasync": 75, "copy_file_range": 326},
-    "aarch64": {"close": 57, "fsync": 82, "fdatasync": 83, "copy_file_range": 285},
+    "x86_64": {
+        "close": 3,
+        "fsync": 74,
+        "fdatasync": 75,
+        "syncfs": 306,
+        "copy_file_range": 326,
+    },
+    "aarch64": {
+        "close": 57,
+        "fsync": 82,
+        "fdatasync": 83,
+        "syncfs": 267,
+        "copy_file_range": 285,
+    },
 }
 
 needs_strace = pytest.mark.skipif(

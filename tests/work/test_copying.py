@@ -11,7 +11,7 @@ import pytest
 
 from tests.mounted.harness import Union, needs_root
 from tests.mounted.trees import assert_same, snapshot
-from tests.work.twins import Twins, needs, run, separate_hard_links, spread
+from tests.work.twins import Twins, needs, run, spread
 
 pytestmark = [
     needs_root,
@@ -183,11 +183,7 @@ def test_rsync_brings_a_changed_tree_up_to_date(twins: Twins, place: Path) -> No
             "rsync", "-aHAXS", "--delete", "--itemize-changes", f"{source}/", f"{root}/", cwd=root
         )
 
-    def make(root: Path) -> None:
-        make_everything(root)
-        separate_hard_links(root)
-
-    twins.work(make, job, mtimes=True)
+    twins.work(make_everything, job, mtimes=True)
 
 
 def test_change_everything_in_place(twins: Twins) -> None:
@@ -218,8 +214,4 @@ def test_change_everything_in_place(twins: Twins) -> None:
         for path in (root, *root.rglob("*")):
             os.utime(path, ns=(fixed, fixed), follow_symlinks=False)
 
-    def make(root: Path) -> None:
-        make_everything(root)
-        separate_hard_links(root)
-
-    twins.work(make, job, mtimes=True)
+    twins.work(make_everything, job, mtimes=True)

@@ -58,20 +58,6 @@ def needs(*programs: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
 
-def separate_hard_links(root: Path) -> None:
-    """Give every name a file of its own.
-
-    For work that changes files with several names in a lower: copy-up does not keep those
-    together yet (docs/differences.md).
-    """
-    for path in sorted(root.rglob("*")):
-        status = path.lstat()
-        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-            copy = path.with_name("copy being made")
-            run("cp", "-a", path, copy, cwd=root)
-            copy.rename(path)
-
-
 def spread(source: Path, branches: list[Path]) -> None:
     """Copy a tree into branches: directories into all, every file into one of them in turn."""
     for branch in branches:

@@ -48,6 +48,9 @@ cdef enum:
     FIRST_KEYS = 64
     # A rename can meet every _attempt to reach a node by its name; not this often.
     ATTEMPTS = 100
+    # A deleted file takes a descriptor until it is forgotten. With more of them who removes files
+    # waits for the filesystem, lest descriptors run out.
+    MANY_ORPHANS = 256
 
 
 # --- the table -----------------------------------------------------------------------------
@@ -199,7 +202,7 @@ cdef int node_forget(Table *t, uint64_t id, uint64_t references, bint may_wait) 
     mutex_lock(&t.lock)
     n = t.nodes[id] if 0 < id < t.nodes_size else NULL
     if (n != NULL and not may_wait and n.orphan_fd >= 0 and n.type == S_IFREG and n.branch == 0
-            and references >= n.references):
+            and references >= n.references and t.orphans <= MANY_ORPHANS):
         mutex_unlock(&t.lock)
         return WOULD_WAIT       # for the filesystem, which frees the blocks of a deleted file
     if n != NULL:

@@ -52,9 +52,12 @@ class Session:
             yield mounted
             return
         branches = Branches(stack.lowers, *(place / name for name in ("upper", "work", "mnt")))
-        with measure.pinned(self.placement.server):
+        cpus = {self.placement.server}
+        if self.peer.places_itself:
+            cpus.add(self.placement.client)
+        with measure.pinned(*cpus):
             mounted = peers.mount(self.peer, branches)
-        self.strayed |= mounted.cpus() - {self.placement.server}
+        self.strayed |= mounted.cpus() - cpus
         if changes:
             os.sync()
         try:

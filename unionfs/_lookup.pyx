@@ -34,6 +34,7 @@ from unionfs._marks cimport (
 )
 from unionfs._nodes cimport (
     ENTRY_BELOW,
+    ENTRY_CLOSED,
     ENTRY_WHITEOUT,
     LOWER,
     NAME_LIMIT,
@@ -458,8 +459,12 @@ cdef int shown_below(Table *t, Node *parent, const char *name, size_t length) no
         e = listing_find_locked(parent.dir.listing, name, length)
         if e == NULL:
             r = 0
-        elif not e.flags & ENTRY_WHITEOUT:
-            r = 1 if e.branch != 0 or e.flags & ENTRY_BELOW else 0
+        elif e.branch != 0 or e.flags & ENTRY_BELOW:
+            r = -1 if e.flags & ENTRY_WHITEOUT else 1
+        elif not e.flags & (ENTRY_WHITEOUT | ENTRY_CLOSED):
+            r = 0
+        # Else a whiteout in the upper hides what there may be, beside a name if a crash came
+        # between the two: it is asked for because that whiteout may go.
     mutex_unlock(&t.lock)
     if r >= 0:
         return r

@@ -186,18 +186,17 @@ class Worker(threading.Thread):
         self.root = root
         self.before = self.after = state
         self.chosen = random.Random(seed)
-        self.last = "nothing"
-        self.steps = 0
+        self.steps: list[str] = []  #: taken or begun, the last one perhaps in vain
         self.failure: BaseException | None = None
 
     def run(self) -> None:
         try:
             while True:
                 step = random_step(self.chosen, self.before)
-                self.last, self.after = step.text, step.after
+                self.steps.append(step.text)
+                self.after = step.after
                 step.act(self.root)
                 self.before = self.after
-                self.steps += 1
         except OSError as error:
             # EIO is for a request that the daemon was just reading when it died (the kernel's
             # fuse_dev_do_read).
@@ -223,6 +222,15 @@ def short(state: State) -> dict[str, str]:
     }
 
 
+def report(union: Union, worker: str, what: list[str], history: list[str]) -> str:
+    """What a failure can be explained with: all that was done, and what the branches hold."""
+    assert union.upper is not None
+    lines = [*what, *history]
+    for place in (union.upper, *union.lowers):
+        lines += [f"{place.name}/{worker}:", *map(str, sorted(branch(place / worker).items()))]
+    return "\n".join(lines)
+
+
 def check_upper(union: Union) -> None:
     """Nothing is left of work under way: no work directory, no whiteout that hides nothing."""
     assert union.upper is not None
@@ -243,6 +251,7 @@ def test_every_name_is_before_or_after(place: Path, whiteout: str, rounds: int, 
     chosen = random.Random(seed)
     union = Union(place, lowers=2, whiteout=whiteout)
     states = []
+    histories: list[list[str]] = [[] for _ in range(WORKERS)]
     for worker in range(WORKERS):
         state = lower_state(worker)
         states.append(state)
@@ -275,15 +284,13 @@ def test_every_name_is_before_or_after(place: Path, whiteout: str, rounds: int, 
             for worker in workers:
                 worker.join()
             union.clear_dead()
-            for worker in workers:
-                assert worker.failure is None, worker.last
             union.mount()
             for number, worker in enumerate(workers):
+                histories[number] += [*worker.steps, f"kill {attempt}"]
                 found = read_state(union.mountpoint / f"w{number}")
-                if found not in (worker.before, worker.after):
-                    lines = [f"round {attempt}, step {worker.steps}: {worker.last}"]
-                    lines += differences(short(worker.before), short(found))
-                    pytest.fail("\n".join(lines), pytrace=False)
+                if worker.failure is not None or found not in (worker.before, worker.after):
+                    what = [repr(worker.failure), *differences(short(worker.before), short(found))]
+                    pytest.fail(report(union, f"w{number}", what, histories[number]), pytrace=False)
                 states[number] = found
             assert union.upper is not None
             # All that may be there is the note of who has mounted.

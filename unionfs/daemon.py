@@ -73,10 +73,13 @@ class Daemon:
 
 def _run(body: Body, keep: Sequence[int], report: int, leash: int | None) -> int:
     """The child."""
+    answered = False
 
     def ready() -> None:
+        nonlocal answered
         os.write(report, _READY)
         os.close(report)
+        answered = True
 
     try:
         os.setsid()
@@ -84,10 +87,13 @@ def _run(body: Body, keep: Sequence[int], report: int, leash: int | None) -> int
         _close_inherited([*keep, report, *([] if leash is None else [leash])])
         return body(ready, leash)
     except UnionfsError as error:
+        if answered:  # nobody reads the pipe any more
+            log.error(str(error))
+            return error.exit_code
         message = [type(error).__name__]
         for key, value in error.details.items():
             message += [key, str(value)]
-        with suppress(OSError):  # after ready() nobody reads it
+        with suppress(OSError):  # the parent has gone
             os.write(report, "\0".join(message).encode(errors="surrogateescape"))
         return error.exit_code
     except BaseException:

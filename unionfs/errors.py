@@ -212,6 +212,13 @@ class ProcMissing(UnionfsError):
     exit_code = 45
 
 
+class NotWrittenOut(UnionfsError):
+    """At the end of a mount the upper's filesystem or disk failed to store all that was written."""
+
+    message = "not all of {path} may be on the disk ({reason}): see the kernel's log (dmesg)"
+    exit_code = 46
+
+
 # --- talking to a mount ---
 
 

@@ -64,7 +64,7 @@ class Session:
             lock = UpperLock(stack, options)
             if not options.volatile:
                 # Last: the next mount of this upper need not wait for the disk.
-                undo.callback(write_out, stack.upper.fd)
+                undo.callback(write_out, stack.upper)
             undo.callback(lock.release)
             undo.callback(_unseen, stack.upper.fd, stack.remove_workdir)
             _unseen(stack.upper.fd, stack.open_workdir)
@@ -148,7 +148,7 @@ class Session:
         """Unmount if need be, and finish everything; returns when all is written out.
 
         What is still open on the mount loses its connection (ENOTCONN); what was written
-        through it is written out before.
+        through it is written out before.  Raises `NotWrittenOut` when the disk failed.
         """
         self._undo.close()
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import Final
 
 from unionfs import _mount, workdir
-from unionfs.branches import BranchStack
-from unionfs.errors import UpperBusy
+from unionfs.branches import Branch, BranchStack
+from unionfs.errors import NotWrittenOut, UpperBusy
 from unionfs.options import MountOptions
 
 #: How long a mount waits for a predecessor that is still ending.  In seconds.
@@ -88,19 +88,24 @@ class UpperLock:
         self._fds = []
 
 
-def write_out(upper: int) -> None:
-    """Have everything in an upper on the disk.
+def write_out(upper: Branch) -> None:
+    """Have everything in an upper on the disk.  Raises `NotWrittenOut`.
 
     xfs can answer syncfs without emptying the disk's own cache when files were only overwritten;
     fdatasync of any regular file there does that.
     """
-    _mount.syncfs(upper)
-    with suppress(OSError):  # a filesystem without O_TMPFILE is not xfs
-        fd = os.open(".", os.O_TMPFILE | os.O_WRONLY, 0o600, dir_fd=upper)
+    try:
+        _mount.syncfs(upper.fd)
+        try:
+            fd = os.open(".", os.O_TMPFILE | os.O_WRONLY, 0o600, dir_fd=upper.fd)
+        except OSError:
+            return  # a filesystem without O_TMPFILE is not xfs
         try:
             os.fdatasync(fd)
         finally:
             os.close(fd)
+    except OSError as error:
+        raise NotWrittenOut(path=upper.path, reason=error.strerror) from None
 
 
 def _note_path(upper: str, options: MountOptions) -> str:

@@ -27,6 +27,7 @@ from tests.mounted.harness import (
     only_unionfs,
     wait_until,
 )
+from tests.mounted.tracing import needs_strace, traced
 from tests.mounted.trees import branch, build
 
 pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(60)]
@@ -225,6 +226,31 @@ def test_foreground(union: Union) -> None:
         assert (process.returncode, output, errors) == (0, b"", b"")
     assert not is_mounted(union.mountpoint)
     assert branch(union.upper) == {"new": "file new"}
+
+
+@needs_strace
+@pytest.mark.parametrize("call", ["syncfs", "fdatasync"])
+@pytest.mark.parametrize("background", [False, True], ids=["foreground", "daemon"])
+def test_a_disk_that_fails_at_the_end_is_told(union: Union, call: str, background: bool) -> None:
+    assert union.upper is not None
+    log, trace = union.root / "log", union.root / "trace"
+    words = [str(union.lower), str(union.upper), str(union.mountpoint), "-o", f"log_file={log}"]
+    said = f"not all of {union.upper} may be on the disk (Input/output error)"
+    mode = [] if background else ["-f"]
+    with subprocess.Popen(
+        [command("unionfs-mount"), *mode, *words], stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_until(lambda: is_mounted(union.mountpoint), "the mount comes up")
+        if background:
+            process.wait()
+        pid = daemon_of(union.root)
+        with traced(pid, trace, "-e", f"trace={call}", "-e", f"inject={call}:error=EIO") as strace:
+            subprocess.run(["umount", union.mountpoint], check=True)
+            strace.wait(timeout=30)
+        _, errors = process.communicate()
+    assert "exited with 46" in trace.read_text()
+    assert process.returncode == (0 if background else 46)
+    assert said in (log.read_text() if background else errors)
 
 
 def test_debug_prints_a_line_for_each_request(union: Union) -> None:

@@ -1,6 +1,7 @@
 # cython: language_level=3
 """Removing and renaming, in the order of steps that a crash cannot tear (docs/format.md)."""
 from libc.errno cimport (
+    EACCES,
     EEXIST,
     EINVAL,
     EISDIR,
@@ -18,6 +19,7 @@ from unionfs._identity cimport forget_origin, is_impure, mark_impure
 from unionfs._links cimport links_drop, links_set_count
 from unionfs._listing cimport (
     listing_forget_below_locked,
+    listing_get,
     listing_put_locked,
     listing_remove_locked,
 )
@@ -37,11 +39,14 @@ from unionfs._marks cimport (
     mark_set_opaque,
 )
 from unionfs._nodes cimport (
+    ENTRY_DEAD,
+    ENTRY_WHITEOUT,
     FORMAT_AUFS,
     FORMAT_OVERLAY,
     RENAME_DIR_EXDEV,
     RENAME_DIR_REDIRECT,
     Fd,
+    Listing,
     Name,
     Node,
     Ref,
@@ -51,6 +56,7 @@ from unionfs._nodes cimport (
     dir_keep_upper_only_locked,
     dir_ref,
     fd_close_doomed,
+    listing_release_locked,
     name_add_locked,
     name_find_locked,
     name_remove_locked,
@@ -165,6 +171,23 @@ cdef void forget_name(Table *t, Spot *s, Node *n, int orphan_fd) noexcept nogil:
         sys_close(orphan_fd)
 
 
+cdef int begin(Table *t, Node *n, Node *other, Node *losing, int *orphan_fd) noexcept nogil:
+    """From here on the names of the nodes (other may be NULL) are ours, and no copy-up is under
+    way. `losing`, if there is one, loses a name: *orphan_fd is to keep its file, else it is -1."""
+    cdef uint16_t branch
+    while True:
+        orphan_fd[0] = -1
+        if losing != NULL:
+            branch = losing.branch
+            orphan_fd[0] = node_open_orphan(t, losing)
+            if orphan_fd[0] < 0:
+                return orphan_fd[0]
+        change_begin(t, n, other)
+        if losing == NULL or losing.branch == branch:
+            return 0
+        keep_names(t, n, other, orphan_fd[0])   # copied up meanwhile: it is another file now
+
+
 cdef void keep_names(Table *t, Node *n, Node *other, int orphan_fd) noexcept nogil:
     """The change did not happen."""
     mutex_lock(&t.lock)
@@ -227,14 +250,14 @@ cdef int change_unlink(Table *t, Op *op, Node *parent, const char *name,
     if r == 0:
         r = spot_open(t, op, &s, parent, name, length)
     if r == 0:
-        orphan_fd = node_open_orphan(t, n)
-        change_begin(t, n, NULL)
-        r = orphan_fd if orphan_fd < 0 else remove_file(t, &s, n)
+        r = begin(t, n, NULL, n, &orphan_fd)
         if r == 0:
-            uncount(t, n)
-            forget_name(t, &s, n, orphan_fd)
-        else:
-            keep_names(t, n, NULL, orphan_fd)
+            r = remove_file(t, &s, n)
+            if r == 0:
+                uncount(t, n)
+                forget_name(t, &s, n, orphan_fd)
+            else:
+                keep_names(t, n, NULL, orphan_fd)
         ref_drop(t, &s.directory)
     node_unpin(t, n)
     return r
@@ -440,12 +463,20 @@ cdef int declare_plain(Table *t, Spot *s, Node *n) noexcept nogil:
     return r
 
 
+cdef int bring_name(Table *t, Spot *s, Node *n) noexcept nogil:
+    """A file of several names can be in the upper without the one that is about to move."""
+    cdef int r = bring_names(t, n)
+    if not n.linked or name_in_upper(t, s):
+        return 0
+    return r if r < 0 else -EACCES
+
+
 cdef int clear_way(Table *t, Spot *source, Spot *target, Node *n, Node *other,
                    bint swapped) noexcept nogil:
     """The steps before the rename; each leaves everything visible as it is."""
-    cdef int r = bring_names(t, n)
+    cdef int r = bring_name(t, source, n)
     if r == 0 and swapped:
-        r = bring_names(t, other)
+        r = bring_name(t, target, other)
     if r == 0:
         r = declare_plain(t, target, n)
     if r == 0 and swapped:
@@ -512,14 +543,12 @@ cdef int rename_ready(Table *t, Spot *source, Spot *target, Node *n, Node *other
                       uint32_t flags) noexcept nogil:
     """The change itself; everything is in the upper that has to be."""
     cdef bint swapped = (flags & RENAME_EXCHANGE) != 0
-    cdef int orphan_fd = -1
+    cdef int orphan_fd
     cdef int r = clear_way(t, source, target, n, other, swapped)
-    if r == 0 and other != NULL and not swapped:
-        orphan_fd = node_open_orphan(t, other)
-        r = min(orphan_fd, 0)
+    if r == 0:
+        r = begin(t, n, other, NULL if swapped else other, &orphan_fd)
     if r < 0:
         return r
-    change_begin(t, n, other)
     if swapped:
         r = sys_renameat2(source.directory.fd, source.name, target.directory.fd, target.name,
                           RENAME_EXCHANGE)
@@ -591,6 +620,22 @@ cdef int change_rename(Table *t, Op *op, Node *from_dir, const char *name, size_
     return r
 
 
+cdef int check_brought(Table *t, Node *n) noexcept nogil:
+    """-EACCES where a name has not come to the upper directory, though its file may have."""
+    cdef uint32_t i
+    cdef int r = 0
+    cdef Listing *l = listing_get(t, n, &r)
+    if l == NULL:
+        return r
+    mutex_lock(&t.lock)
+    for i in range(l.count):
+        if l.entries[i].branch != 0 and not l.entries[i].flags & (ENTRY_DEAD | ENTRY_WHITEOUT):
+            r = -EACCES
+    listing_release_locked(t, l)
+    mutex_unlock(&t.lock)
+    return r
+
+
 cdef int change_make_whole(Table *t, Node *n) noexcept nogil:
     """Marks an upper directory opaque; the caller has brought all its children up."""
     cdef Fd *doomed = NULL
@@ -600,7 +645,9 @@ cdef int change_make_whole(Table *t, Node *n) noexcept nogil:
     cdef int r
     if n.dir == NULL:
         return -ENOTDIR
-    r = dir_ref(t, n, 0, &ref)
+    r = check_brought(t, n)
+    if r == 0:
+        r = dir_ref(t, n, 0, &ref)
     if r < 0:
         return r
     r = sys_statx(ref.fd, b"", AT_EMPTY_PATH, &st)

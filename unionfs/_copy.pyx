@@ -6,6 +6,7 @@ owner, mode, attributes and times, synced, and only then given its name: a crash
 it was or as it is after. Reading the node goes on meanwhile; what changes it waits in `settle`.
 """
 from libc.errno cimport (
+    EACCES,
     EINVAL,
     EIO,
     EISDIR,
@@ -37,6 +38,8 @@ from unionfs._nodes cimport (
     Node,
     Ref,
     Table,
+    change_begin,
+    change_end_locked,
     dir_add_upper_locked,
     dir_changes,
     dir_hide_ctime,
@@ -50,6 +53,7 @@ from unionfs._nodes cimport (
     node_adopt_fd_locked,
     node_path_ref,
     node_set_key_locked,
+    node_unpin,
     node_unpin_locked,
     ref_drop,
 )
@@ -197,6 +201,7 @@ cdef struct Copy:
     int data                # descriptor of its data, which may be another file's; -1: `source`
     int target              # descriptor of the copy, -1 before it exists
     char name[24]           # its name in the work directory, empty: it has none
+    bint named              # it has its name in the upper
     Stat st
 
 
@@ -315,20 +320,32 @@ cdef int keep_among_links(Copy *c) noexcept nogil:
     return r
 
 
-cdef int give_name(Copy *c, Node *parent, int dirfd, const char *name) noexcept nogil:
-    """The copy appears under its name; the directory's own times stay what they were."""
-    cdef bint linked = False
-    cdef int r = mark_impure(c.t, parent, dirfd)
-    if r == 0 and c.n.linked:
-        r = keep_among_links(c)
-        linked = r == 0
+cdef int put_name(Table *t, Node *parent, int fd, const char *work_name, int dirfd,
+                  const char *name) noexcept nogil:
+    """The copy appears under a name; the directory's own times stay what they were."""
+    cdef int r = mark_impure(t, parent, dirfd)
     if r == 0 and mark_reserved(name, strlen(name)):
-        r = mark_set_plain(c.t, c.target)
-    if r == 0:
-        r = link_quietly(c.t, parent, c.target, c.name, dirfd, name)
+        r = mark_set_plain(t, fd)
+    return r if r < 0 else link_quietly(t, parent, fd, work_name, dirfd, name)
+
+
+cdef inline bint is_refused(int r) noexcept nogil:
+    """May the daemon not add names to that directory? The links serve a name as well."""
+    return r == -EACCES or r == -EPERM
+
+
+cdef int give_name(Copy *c, Node *parent, int dirfd, const char *name) noexcept nogil:
+    """The copy gets its name, or its place among the links and, if that may be, its name."""
+    cdef int r = keep_among_links(c) if c.n.linked else 0
+    if r < 0:
+        return r
+    r = put_name(c.t, parent, c.target, c.name, dirfd, name)
     if r == 0:
         c.name[0] = 0
-    elif linked:
+        c.named = True
+    elif c.n.linked and is_refused(r):
+        r = 0
+    elif c.n.linked:
         # The lower file's own count needs no note.
         links_drop(c.t, c.n.ino, c.n.nlink != c.st.stx_nlink)
     return r
@@ -421,7 +438,7 @@ cdef void finish(Copy *c, Node *parent, const char *text, size_t length, int r) 
         n.seq += 1
         t.copy_ups += 1
         t.copy_up_bytes += c.copied
-        if parent != NULL:
+        if c.named:
             name = name_find_locked(t, parent, text, length)
             if name != NULL and name.node == n:
                 name.branch = 0
@@ -434,10 +451,14 @@ cdef void finish(Copy *c, Node *parent, const char *text, size_t length, int r) 
     fd_close_doomed(t, doomed)
 
 
-cdef Name *name_to_bring_locked(Node *n) noexcept nogil:
-    """A name of a node that is not in the upper though its directory is."""
+cdef Name *name_to_bring_locked(Node *n, uint32_t skip) noexcept nogil:
+    """A name of a node that is not in the upper though its directory is, but for so many."""
     cdef Name *name = n.names
-    while name != NULL and (name.branch == 0 or name.parent.state != UPPER):
+    while name != NULL:
+        if name.branch != 0 and name.parent.state == UPPER:
+            if skip == 0:
+                break
+            skip -= 1
         name = name.alias
     return name
 
@@ -452,8 +473,8 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
     cdef Copy c
     cdef int r
     mutex_lock(&t.lock)
-    while n.state == COPYING:
-        if not may_wait:
+    while n.state == COPYING or n.changing:
+        if not may_wait and n.state == COPYING:
             mutex_unlock(&t.lock)
             return WOULD_WAIT
         cond_wait(&t.settled, &t.lock)
@@ -464,7 +485,7 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
         mutex_unlock(&t.lock)
         return -ESTALE
     if n.names != NULL:
-        name = name_to_bring_locked(n)
+        name = name_to_bring_locked(n, 0)
         if name == NULL:
             mutex_unlock(&t.lock)
             return -ENOENT
@@ -483,6 +504,7 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
     c.copied = 0
     c.source = c.target = c.data = -1
     c.name[0] = 0
+    c.named = False
     if parent != NULL:
         r = copy_named(&c, parent, text)
     else:
@@ -503,44 +525,61 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
     return r if r < 0 else bring_names(t, n)
 
 
+cdef int bring_name(Table *t, Node *n, Node *parent, const char *text,
+                    size_t length) noexcept nogil:
+    """Links the copy under one of its names."""
+    cdef Ref directory, file
+    cdef Name *name
+    cdef bint missing
+    cdef int r = dir_ref(t, parent, 0, &directory)
+    if r < 0:
+        return r
+    r = node_path_ref(t, n, &file)
+    if r == 0:
+        # Who removes or renames the name waits, lest the link comes after that.
+        change_begin(t, n, NULL)
+        mutex_lock(&t.lock)
+        name = name_find_locked(t, parent, text, length)
+        missing = name != NULL and name.node == n and name.branch != 0
+        mutex_unlock(&t.lock)
+        if missing:
+            r = put_name(t, parent, file.fd, b"", directory.fd, text)
+        mutex_lock(&t.lock)
+        if missing and r == 0:
+            name.branch = 0
+            listing_put_locked(t, parent, text, length, n.ino, n.type >> 12, 0, True)
+        change_end_locked(t, n)
+        mutex_unlock(&t.lock)
+        ref_drop(t, &file)
+    ref_drop(t, &directory)
+    return r
+
+
 cdef int bring_names(Table *t, Node *n) noexcept nogil:
     """See the declaration. What is in the upper then needs the links no more to be read as a
     layer."""
     cdef char text[NAME_LIMIT + 1]
+    cdef size_t length
+    cdef uint32_t refused = 0
     cdef Name *name
     cdef Node *parent
-    cdef Ref directory, file
-    cdef Fd *doomed = NULL
     cdef int r = 0
     while r == 0 and n.linked and n.state == UPPER:
         mutex_lock(&t.lock)
-        name = name_to_bring_locked(n)
+        name = name_to_bring_locked(n, refused)
         if name == NULL:
             mutex_unlock(&t.lock)
             break
-        memcpy(text, name.text, name.length + 1)
+        length = name.length
+        memcpy(text, name.text, length + 1)
         parent = name.parent
         parent.pins += 1
         mutex_unlock(&t.lock)
-        r = dir_ref(t, parent, 0, &directory)
-        if r == 0:
-            r = node_path_ref(t, n, &file)
-            if r == 0:
-                r = mark_impure(t, parent, directory.fd)
-                if r == 0:
-                    r = link_quietly(t, parent, file.fd, b"", directory.fd, text)
-                ref_drop(t, &file)
-            ref_drop(t, &directory)
-        mutex_lock(&t.lock)
-        name = name_find_locked(t, parent, text, strlen(text))
-        if r == 0 and name != NULL and name.node == n:
-            name.branch = 0
-            n.seq += 1
-            listing_put_locked(t, parent, text, name.length, n.ino, n.type >> 12, 0, True)
-        node_unpin_locked(t, parent, &doomed)
-        mutex_unlock(&t.lock)
-        fd_close_doomed(t, doomed)
-        doomed = NULL
+        r = bring_name(t, n, parent, text, length)
+        node_unpin(t, parent)
+        if is_refused(r):
+            refused += 1
+            r = 0
     return r
 
 

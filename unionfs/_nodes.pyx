@@ -411,10 +411,14 @@ cdef void name_remove_locked(Table *t, Name *name, Fd **doomed) noexcept nogil:
     free(name)
 
 
+cdef inline bint is_busy(const Node *n) noexcept nogil:
+    return n.changing or n.state == COPYING
+
+
 cdef void change_begin(Table *t, Node *n, Node *other) noexcept nogil:
     """From here to `change_end_locked` whoever reaches for the nodes by name waits."""
     mutex_lock(&t.lock)
-    while n.changing or (other != NULL and other.changing):
+    while is_busy(n) or (other != NULL and is_busy(other)):
         cond_wait(&t.settled, &t.lock)
     n.changing = True
     if other != NULL:

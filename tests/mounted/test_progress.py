@@ -4,8 +4,8 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -169,6 +169,76 @@ def test_what_changes_the_copied_file_waits_for_it(place: Path) -> None:
             assert sorted(os.listdir(root / "parent")) == ["file", "sibling"]
             union.remount()
     subprocess.run(["umount", tmpfs], check=True)
+
+
+def test_a_name_removed_while_it_is_brought_up(place: Path) -> None:
+    """The names of a copied file come to the upper one after the other; none comes back."""
+    # While a file is opened nothing of it is locked in the kernel, as it is when it is changed.
+    union = Union(place, copyup="open")
+    build(union.lower, {"changed": "twins", "d": None})
+    os.link(union.lower / "changed", union.lower / "d/removed")
+    with union:
+        root = union.mountpoint
+        (root / "d/new").touch()
+        (root / "d/removed").stat()
+
+        def write() -> None:
+            with open(root / "changed", "a") as file:
+                file.write("!")
+
+        # Into the links, to the name that is changed, to the other one.
+        last = f"inject=linkat:{HELD}:when=3"
+        with ThreadPoolExecutor(2) as pool:
+            with traced(union.pid, place / "strace", "-e", "trace=linkat", "-e", last):
+                changes = [pool.submit(write)]
+                wait_for_threads_in(union.pid, "linkat")
+                changes.append(pool.submit((root / "d/removed").unlink))
+                wait(changes[1:], timeout=1)  # who does not wait for the name is done by then
+            for change in changes:
+                change.result()
+        for _ in range(2):
+            assert os.listdir(root / "d") == ["new"]
+            assert (root / "changed").read_text() == "twins!"
+            assert (root / "changed").stat().st_nlink == 1
+            union.remount()
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["removed", "replaced"])
+def test_a_file_copied_up_while_it_is_removed(place: Path, over: bool) -> None:
+    """Who removes a file has opened it, to keep it for who uses it, when its copy-up begins."""
+    union = Union(place, copyup="open", threads=2)
+    build(union.lower, {"removed": "lower"})
+    with union:
+        root = union.mountpoint
+        (root / "new").write_text("new")
+        (root / "removed").stat()
+
+        def change() -> None:
+            with suppress(FileNotFoundError), open(root / "removed", "r+") as file:
+                file.write("L")
+
+        def remove() -> None:
+            if over:
+                (root / "new").rename(root / "removed")
+            else:
+                (root / "removed").unlink()
+
+        # The removal makes one such call before its steps on disk, the copy-up two.
+        slowly = "inject=openat2:delay_enter=200000"
+        with (
+            ThreadPoolExecutor(2) as pool,
+            traced(union.pid, place / "strace", "-e", "trace=openat2", "-e", slowly),
+        ):
+            changes = [pool.submit(remove)]
+            wait_for_threads_in(union.pid, "openat2")
+            changes.append(pool.submit(change))
+            for each in changes:
+                each.result()
+        for _ in range(2):
+            names = ["removed"] if over else ["new"]
+            assert os.listdir(root) == names
+            assert (root / names[0]).read_text() == "new"
+            union.remount()
 
 
 def test_deleting_large_files(place: Path) -> None:

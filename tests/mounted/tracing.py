@@ -18,15 +18,19 @@ _NUMBERS = {
         "close": 3,
         "fsync": 74,
         "fdatasync": 75,
+        "linkat": 265,
         "syncfs": 306,
         "copy_file_range": 326,
+        "openat2": 437,
     },
     "aarch64": {
         "close": 57,
         "fsync": 82,
         "fdatasync": 83,
+        "linkat": 37,
         "syncfs": 267,
         "copy_file_range": 285,
+        "openat2": 437,
     },
 }
 

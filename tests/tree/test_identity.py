@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -422,6 +423,55 @@ def test_lower_links_stay_one_file(union: Union, through: str) -> None:
         union.restart()
     assert links(union, *paths) == expected
     assert_listed_as_stated(union)
+
+
+@pytest.mark.parametrize("known", [["a", "d/b"], ["d/b", "a"], ["d/b"]], ids="-".join)
+@pytest.mark.parametrize("through", ["a", "d/b"])
+def test_a_name_in_a_directory_that_may_not_be_written(
+    union: Union, known: list[str], through: str
+) -> None:
+    """Changing a file takes no right to its directory: the name stays where it is, and leads to
+    the copy until it can come with it."""
+    put(union.lower, "a", "d/other")
+    os.link(union.lower / "a", union.lower / "d/b")
+    put(union.upper, "d/")
+    (union.upper / "d").chmod(0o555)
+    subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", union.base], check=True)
+    with acting_as(NOBODY):
+        union.restart(trusted=False, keep_open=True)
+        before = links(union, *known)
+        union.write(through, b"L")
+        expected = {(ino, 2, b"L" + content[1:]) for ino, _, content in before}
+        assert links(union, *known, "a", "d/b") == expected
+        for path in (*known, "a", "d/b"):  # also when it is asked for alone
+            union.restart()
+            assert links(union, path) == expected
+        with pytest.raises(PermissionError):
+            union.write("d/other", b"L")
+        assert os.listdir(union.upper / "d") == []
+        (union.upper / "d").chmod(0o755)
+        union.rename("d/b", "d/c")
+        assert union.names("d") == ["c", "other"]
+        for _ in range(2):
+            assert links(union, "a", "d/c") == expected
+            union.restart()
+
+
+@pytest.mark.parametrize("known", [["a", ".wh.b"], [".wh.b", "a"]], ids=" ".join)
+def test_a_name_that_looks_like_a_whiteout(
+    make_union: Callable[..., Union], known: list[str]
+) -> None:
+    """As a union over an upper of format overlay has one."""
+    union = make_union(whiteout="overlay")
+    put(union.lower, "a", "b")
+    os.setxattr(union.lower / "a", "trusted.unionfs.plain", b"y")
+    os.link(union.lower / "a", union.lower / ".wh.b")
+    [(ino, _, content)] = links(union, *known)
+    union.write("a", b"L")
+    for _ in range(2):
+        assert union.names() == [".wh.b", "a", "b"]
+        assert links(union, *known) == {(ino, 2, b"L" + content[1:])}
+        union.restart()
 
 
 @pytest.mark.parametrize("copied", [False, True])

@@ -1,19 +1,26 @@
-"""Builds the Cython extensions; everything else about the package is in pyproject.toml.
+"""Builds what is native; everything else about the package is in pyproject.toml.
 
 UNIONFS_WERROR=1 (set by ./run-tests) makes what Cython warns about an error.  The C that it
 generates is compiled with warnings switched off: it is not ours to keep free of them.  Our own
 C, which it copies unchanged from the verbatim blocks of .pyx and .pxd files, is checked by
-tools/check_c.py.
+tools/check_c.py, as are the programs in C.
 """
 
 import os
+import runpy
 from pathlib import Path
 
 from Cython.Build import cythonize
 from Cython.Compiler import Options
-from setuptools import Extension, setup
+from setuptools import Extension, setup  # before distutils, which it brings along
+
+# isort: split
+from distutils.ccompiler import new_compiler
+from distutils.command.build_scripts import build_scripts
+from distutils.sysconfig import customize_compiler
 
 HERE = Path(__file__).parent
+VERSION = runpy.run_path(str(HERE / "unionfs/version.py"))["VERSION"]
 
 Options.warning_errors = os.environ.get("UNIONFS_WERROR") == "1"
 
@@ -27,10 +34,31 @@ extensions = [
     for source in sorted((HERE / "unionfs").glob("_*.pyx"))
 ]
 
+
+class BuildPrograms(build_scripts):
+    """Scripts that are programs in C: what is installed as a command is compiled."""
+
+    def run(self) -> None:
+        compiler = new_compiler()
+        customize_compiler(compiler)
+        self.mkpath(self.build_dir)
+        for source in self.scripts:
+            objects = compiler.compile(
+                [source],
+                output_dir="build/programs",
+                macros=[("VERSION", f'"{VERSION}"')],
+                extra_preargs=["-O2", "-std=gnu11"],
+            )
+            program = f"unionfs-{Path(source).stem}"
+            compiler.link_executable(objects, program, output_dir=self.build_dir)
+
+
 setup(
     ext_modules=cythonize(
         extensions,
         build_dir="build/cython",
         compiler_directives={"language_level": "3", "embedsignature": False, "cdivision": True},
-    )
+    ),
+    scripts=["programs/quickmount.c"],
+    cmdclass={"build_scripts": BuildPrograms},
 )

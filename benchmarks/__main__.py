@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from benchmarks import measure, plot, report
-from benchmarks.peers import PEERS, io_uring_offered
+from benchmarks.peers import PEERS, io_uring_offered, mountd_running
 from benchmarks.results import Results, machine
 from benchmarks.runner import Runner
 from benchmarks.scales import SCALES, Scale
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = Results(settings, machine(directory))
     runner = Runner(directory, scale, placements, options.rounds, drop, results)
     try:
-        with io_uring_offered(), closing(runner):
+        with io_uring_offered(), mountd_running(), closing(runner):
             runner.admit(candidates)
             for number, workload in enumerate(workloads, 1):
                 started = time.monotonic()

@@ -25,6 +25,7 @@ DRIVERS: dict[str, Driver] = {
     "overlayfs": "overlayfs",
     "fuse-overlayfs": "fuse-overlayfs",
     "unionfs": "unionfs",
+    "unionfs-mountd": "unionfs-mountd",
 }
 """The peers that an engine can be told to use as they are: podman adds volatile by itself."""
 
@@ -67,7 +68,7 @@ class Engines:
         if self._bed is None:
             self._directory.mkdir(parents=True)
             self._bed = self._stack.enter_context(Bed(self._directory))
-        if DRIVERS[peer.name] == "unionfs" and not MOUNT_PROGRAM.exists():
+        if DRIVERS[peer.name].startswith("unionfs") and not MOUNT_PROGRAM.exists():
             raise ClientError(f"{MOUNT_PROGRAM} does not exist: install the package")
         options = {"mountopt": peer.mode} if peer.mode else {}
         return Engine(self._bed, who, DRIVERS[peer.name], options)

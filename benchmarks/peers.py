@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 
 _OFFER = Path("/sys/module/fuse/parameters/enable_uring")
 
+_MOUNTD = "UNIONFS_MOUNTD"  # in the environment: where unionfs-mountd listens
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
@@ -56,6 +57,8 @@ class Peer:
     """Can change and remove what is in a lower branch."""
     places_itself: bool = False
     """Has a thread on every CPU, and a request is served on the one where it is made."""
+    only_starts: bool = False
+    """Another peer as soon as it is mounted: takes part only in workloads that start mounts."""
 
 
 @dataclass
@@ -129,12 +132,25 @@ def _mergerfs(branches: Branches, _: str) -> list[str]:
 
 
 def _unionfs(branches: Branches, mode: str) -> list[str]:
-    installed = Path(sys.executable).with_name("unionfs-mount")
+    installed = _installed("unionfs-mount")
     checkout = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "unionfs", "mount"]
-    command = [str(installed)] if installed.exists() else checkout
+    return _unionfs_by([str(installed)] if installed.exists() else checkout, branches, mode)
+
+
+def _unionfs_by_mountd(branches: Branches, mode: str) -> list[str]:
+    if _MOUNTD not in os.environ:
+        raise PeerError("no unionfs-mountd runs: install the package")
+    return _unionfs_by([str(_installed("unionfs-quickmount"))], branches, mode)
+
+
+def _unionfs_by(command: list[str], branches: Branches, mode: str) -> list[str]:
     lowers = ":".join(map(str, branches.lowers))
     options = ["-o", mode] if mode else []
     return [*command, *options, lowers, str(branches.upper), str(branches.mount_point)]
+
+
+def _installed(command: str) -> Path:
+    return Path(sys.executable).with_name(command)
 
 
 PEERS = {
@@ -150,6 +166,7 @@ PEERS = {
         Peer("unionfs-volatile", _unionfs, "volatile,io_uring=off"),
         Peer("unionfs-uring", _unionfs, "io_uring=auto", places_itself=True),
         Peer("unionfs-passthrough", _unionfs, "io=passthrough"),
+        Peer("unionfs-mountd", _unionfs_by_mountd, "io_uring=off", only_starts=True),
     )
 }
 
@@ -163,6 +180,27 @@ def io_uring_offered() -> Iterator[None]:
             _OFFER.write_text("Y")
             undo.callback(_OFFER.write_text, before)
         yield
+
+
+@contextmanager
+def mountd_running() -> Iterator[None]:
+    """Have a unionfs-mountd for what is mounted meanwhile, if the package is installed."""
+    command = _installed("unionfs-mountd")
+    if not command.exists():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="unionfs-mountd-") as directory:
+        path = Path(directory, "socket")
+        mountd = subprocess.Popen([command, f"--socket={path}"], env=_environment())
+        try:
+            while not path.exists() and mountd.poll() is None:
+                time.sleep(0.01)
+            os.environ[_MOUNTD] = str(path)
+            yield
+        finally:
+            os.environ.pop(_MOUNTD, None)
+            mountd.terminate()
+            mountd.wait()
 
 
 def mount(peer: Peer, branches: Branches) -> Mounted:

@@ -61,7 +61,12 @@ class Runner:
         if missing := workload.missing_tools():
             self._results.left_out[workload.name] = f"{', '.join(missing)} not found"
             return
-        able = [peer for peer in self._peers if peer.copies_up or not workload.changes_lower]
+        able = [
+            peer
+            for peer in self._peers
+            if (peer.copies_up or not workload.changes_lower)
+            and (workload.starts or not peer.only_starts)
+        ]
         out: set[tuple[str, str]] = set()
         place = self._directory / workload.name
         for number in range(self._rounds):

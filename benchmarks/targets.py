@@ -106,6 +106,8 @@ TARGETS: tuple[Target, ...] = (
     *_speed(2.0, "dbench, 1 client", "dbench, 4 clients"),
     *_cost(1.3, *STARTS),
     *_speed(1.0, *STARTS, *BUILDS),
+    *_mode("mountd", "cost", 1.3, KERNEL, *STARTS),
+    *_mode("mountd", "speed", 1.0, FUSE, *STARTS, *BUILDS),
     Target(MAPPED[0], "cost", 1.2, OURS, reference_row=MAPPED[1]),
     Target("mount to first answer", "limit", 0.060),
     Target("private memory at rest", "limit", 8e6),

@@ -12,12 +12,15 @@ from testbed.bed import UID, Bed
 from testbed.images import BASE, write_base
 
 Who = Literal["root", "user"]
-Driver = Literal["unionfs", "overlayfs", "fuse-overlayfs"]
+#: "unionfs-mountd" is unionfs, started by a unionfs-mountd of the user.
+Driver = Literal["unionfs", "unionfs-mountd", "overlayfs", "fuse-overlayfs"]
 
-MOUNT_PROGRAM = Path(sys.executable).parent / "unionfs-mount"
+COMMANDS = Path(sys.executable).parent
+MOUNT_PROGRAM = COMMANDS / "unionfs-mount"
 
 _PROGRAMS: Mapping[Driver, str | None] = {
     "unionfs": str(MOUNT_PROGRAM),
+    "unionfs-mountd": str(COMMANDS / "unionfs-quickmount"),
     "overlayfs": None,  # podman then mounts the kernel's
     "fuse-overlayfs": shutil.which("fuse-overlayfs"),
 }
@@ -47,6 +50,14 @@ runroot = "{run}/root"
 {options}
 """
 
+_START_MOUNTD = """
+"$0" --socket="$1" > mountd.log 2>&1 &
+until [ -S "$1" ]; do
+    kill -0 $! || { cat mountd.log >&2; exit 1; }
+    sleep 0.01
+done
+"""
+
 
 class Engine:
     """One user's engine over one driver; the base image of images.py is there from the start.
@@ -73,6 +84,8 @@ class Engine:
         self._run = f"/dev/shm/{name}"
         bed.run("install", "--directory", "--mode=700", f"--owner={self.uid}", self._run)
         self._configure()
+        if driver == "unionfs-mountd":
+            self._start_mountd()
         self.use(driver, options)
         self.restore_base()
 
@@ -110,6 +123,11 @@ class Engine:
             "CONTAINERS_REGISTRIES_CONF": f"{self.home}/registries.conf",
             "BUILDAH_ISOLATION": "chroot",
         }
+
+    def _start_mountd(self) -> None:
+        """Have one where the engine's mount program looks for it; it ends with the bed."""
+        program, socket = COMMANDS / "unionfs-mountd", f"{self._run}/unionfs-mountd"
+        self.run("sh", "-ec", _START_MOUNTD, program, socket)
 
     def directory(self, name: str) -> Path:
         """A new directory that belongs to the engine's user."""

@@ -1,8 +1,8 @@
 """Compile our own C with warnings as errors.
 
-It stands in the verbatim blocks of .pxd and .pyx files (``cdef extern from *`` with a docstring);
-what Cython generates around them is not ours.  Each file's blocks are checked together with
-those of the files it cimports.
+It stands in programs/, and in the verbatim blocks of .pxd and .pyx files (``cdef extern from *``
+with a docstring); what Cython generates around them is not ours.  Each file's blocks are checked
+together with those of the files it cimports.
 """
 
 import re
@@ -11,7 +11,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "unionfs"
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "unionfs"
 BLOCK = re.compile(
     r'^cdef extern from \*(?: nogil)?:\n    """\n(.*?)^    """', re.MULTILINE | re.DOTALL
 )
@@ -46,6 +47,10 @@ def main() -> int:
             checked += 1
             text = blocks(source.stem, set())
             failed += subprocess.run([*COMMAND, include], input=text, text=True).returncode != 0
+    for program in sorted((ROOT / "programs").glob("*.c")):
+        checked += 1
+        defined = '-DVERSION="0"'
+        failed += subprocess.run([*COMMAND, defined], stdin=program.open("rb")).returncode != 0
     if not checked:
         print("no C found: has the way it is written changed?", file=sys.stderr)
     return 1 if failed or not checked else 0

@@ -1,11 +1,13 @@
 """The system calls of mounting, which the module os does not have.
 
-Each releases the GIL: unmounting waits for answers of the very mount that goes.  Each raises
-OSError.
+Each that may wait releases the GIL: unmounting waits for answers of the very mount that goes.
+Each raises OSError.
 """
 
 from typing import Final
 
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWUSER: Final = 0x10000000
 MNT_DETACH: Final = 2
 UMOUNT_NOFOLLOW: Final = 8
 
@@ -29,3 +31,6 @@ def clone(fd: int) -> int:
 
 def make_read_only(fd: int) -> None:
     """mount_setattr(2) on what `clone` returned: nothing is written through it, atime included."""
+
+def setns(fd: int, kind: int) -> None:
+    """setns(2): enter the namespace of a descriptor; `kind` is one of CLONE_NEW*."""

@@ -25,10 +25,15 @@ cdef extern from "<sys/vfs.h>" nogil:
         unsigned long f_type
     int fstatfs(int fd, StatFs *st)
 
+cdef extern from "<sched.h>" nogil:
+    int c_setns "setns"(int fd, int kind)
+
 cdef extern from "<fcntl.h>" nogil:
     const int AT_EMPTY_PATH
     const int O_CLOEXEC
 
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
@@ -109,3 +114,7 @@ def make_read_only(int fd):
         result = <int>syscall(SYS_mount_setattr, fd, b"", AT_EMPTY_PATH, &attr, sizeof(attr))
         error = errno
     check(result, error, None)
+
+
+def setns(int fd, int kind):
+    check(c_setns(fd, kind), errno, None)

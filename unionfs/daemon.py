@@ -140,6 +140,13 @@ def end_signals() -> Iterator[int]:
         os.close(wake_write)
 
 
+def default_signals() -> None:
+    """In a child: signals do what they do in a new process, whatever its parent made of them."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def raise_descriptor_limit() -> None:
     """A union holds a descriptor for each branch and each file without a name."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

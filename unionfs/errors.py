@@ -236,6 +236,13 @@ class PathUnusable(UnionfsError):
     exit_code = 51
 
 
+class MountdUnusable(UnionfsError):
+    """unionfs-mountd cannot be where unionfs-quickmount looks for it."""
+
+    message = "unionfs-mountd cannot listen at {path}: {reason}"
+    exit_code = 52
+
+
 # --- checking an upper ---
 
 

@@ -24,9 +24,9 @@ from testbed.images import BASE
 USERS: dict[Who, str] = {"root": "", "user": ", ordinary user"}
 """What is added to the row."""
 
-IDLE = {"cat", "catatonit"}
-"""What runs in the bed for as long as it is there: its keeper, and what holds the ordinary user's
-namespace."""
+IDLE = {"cat", "catatonit", "unionfs-mountd"}
+"""What runs in the bed for as long as it is there: its keeper, what holds the ordinary user's
+namespace, and what mounts for others."""
 
 IDLE_TIMEOUT = 30.0
 
@@ -80,14 +80,14 @@ def _started(session: Session, engine: Engine, *words: str) -> float:
         return measure.first_output(run, engine.home, "started\n")
 
 
-@workload("container-start", tools=TOOLS)
+@workload("container-start", starts=True, tools=TOOLS)
 def start(session: Session) -> Samples:
     for who, user in USERS.items():
         if engine := session.engines.engine(session.peer, who):
             yield Sample(f"container start{user}", _started(session, engine, BASE))
 
 
-@workload("container-mapped", tools=TOOLS)
+@workload("container-mapped", starts=True, tools=TOOLS)
 def mapped(session: Session) -> Samples:
     """With a map of owners that the image has not been used with, beside none.
 
@@ -101,7 +101,7 @@ def mapped(session: Session) -> Samples:
         yield Sample("start of a large image, new map", seconds)
 
 
-@workload("container-build", tools=TOOLS)
+@workload("container-build", starts=True, tools=TOOLS)
 def build(session: Session) -> Samples:
     for who, user in USERS.items():
         if engine := session.engines.engine(session.peer, who):
@@ -123,7 +123,7 @@ def _context(engine: Engine, files: int) -> Path:
     return context
 
 
-@workload("container-commit", tools=TOOLS)
+@workload("container-commit", starts=True, tools=TOOLS)
 def commit(session: Session) -> Samples:
     """A container with few changes over an image of many files."""
     for who, user in USERS.items():

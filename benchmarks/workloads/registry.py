@@ -35,6 +35,8 @@ class Workload:
     measure: Measure
     changes_lower: bool
     """Peers that cannot copy up sit it out."""
+    starts: bool
+    """Measures the start of mounts: for peers that differ only in that."""
     tools: tuple[str, ...]
     scaling: bool
 
@@ -47,12 +49,17 @@ WORKLOADS: dict[str, Workload] = {}
 
 
 def workload(
-    name: str, *, changes_lower: bool = False, tools: tuple[str, ...] = (), scaling: bool = False
+    name: str,
+    *,
+    changes_lower: bool = False,
+    starts: bool = False,
+    tools: tuple[str, ...] = (),
+    scaling: bool = False,
 ) -> Callable[[Measure], Measure]:
     """Register a generator as the workload ``name`` of the command line."""
 
     def register(measure: Measure) -> Measure:
-        WORKLOADS[name] = Workload(name, measure, changes_lower, tools, scaling)
+        WORKLOADS[name] = Workload(name, measure, changes_lower, starts, tools, scaling)
         return measure
 
     return register

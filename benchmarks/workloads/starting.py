@@ -7,7 +7,7 @@ from benchmarks.workloads import clients
 from benchmarks.workloads.registry import Sample, Samples, workload
 
 
-@workload("start")
+@workload("start", starts=True)
 def start(session: Session) -> Samples:
     if session.peer.command is None:
         return

@@ -1,6 +1,7 @@
 """The commands of docs/containers.md, taken from there, do what it says."""
 
 import configparser
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,15 @@ def test_the_lines_of_storage_conf_are_all_it_takes(user_bed: Bed, number: int) 
     )  # fmt: skip
     assert "unionfs / fuse.unionfs rw" in said
     assert f"Executable: {MOUNT_PROGRAM}" in said
+
+
+def test_quicker_starts_name_what_is_installed() -> None:
+    (settings,) = blocks("Quicker starts", "toml")
+    (unit,) = blocks("Quicker starts", "systemd")
+    named = re.findall(r"/usr/local/bin/(\S+?)\"?$", settings + unit, flags=re.M)
+    assert named == ["unionfs-quickmount", "unionfs-mountd"]
+    for name in named:
+        assert os.access(MOUNT_PROGRAM.parent / name, os.X_OK)
 
 
 @pytest.mark.parametrize("sandbox", ["bubblewrap", "crun", "runc"])

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.mounted.harness import gone, mounts_below, wait_until
@@ -19,15 +20,20 @@ def command(name: str) -> str:
 
 
 def unionfs_mount(
-    *words: str | Path, cwd: Path | None = None, wrapper: tuple[str, ...] = ()
+    *words: str | Path,
+    cwd: Path | None = None,
+    wrapper: tuple[str, ...] = (),
+    name: str = "unionfs-mount",
+    environment: Mapping[str, str] | None = None,
 ) -> "subprocess.CompletedProcess[str]":
-    """Run unionfs-mount until it returns.
+    """Run unionfs-mount, or what stands for it, until it returns.
 
     Its output goes through pipes: a daemon that kept one of them would keep this call waiting.
     """
     return subprocess.run(
-        [*wrapper, command("unionfs-mount"), *map(str, words)],
+        [*wrapper, command(name), *map(str, words)],
         cwd=cwd or "/",
+        env={**os.environ, **(environment or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

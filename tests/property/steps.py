@@ -70,9 +70,13 @@ _mode, _size, _tag = trees.modes, trees.sizes, trees.tags
 _owner, _time, _target = trees.owners, trees.times, trees.targets
 _xattr, _value = trees.xattr_names, trees.xattr_values
 
+#: What is done with the mount itself: a new one of the same upper, or of one torn (torn.py).
+BEGINNINGS = ("remount", "crash")
+
 #: How the arguments of each operation are drawn.
 ARGUMENTS: Mapping[str, tuple[st.SearchStrategy[Any], ...]] = {
     "remount": (),
+    "crash": (),
     "drop_caches": (),
     "become": (st.sampled_from((0, 0, 1000)),),
     "mkdir": (_new, trees.directory_modes),
@@ -132,7 +136,7 @@ ARGUMENTS: Mapping[str, tuple[st.SearchStrategy[Any], ...]] = {
 # Operations that the machine draws as one rule. Each rule is as likely as any other, and looking
 # must not crowd out changing.
 _TOGETHER = {
-    "begin_again": ("remount", "drop_caches"),
+    "begin_again": (*BEGINNINGS, "drop_caches"),
     "look": ("stat", "lstat", "access", "readlink", "getxattr", "listxattr"),
     "look_inside": ("content", "map_read", "listdir", "list_by_parts"),
     "list": ("opendir", "readdir"),
@@ -169,7 +173,7 @@ class Draw:
             steps = [
                 st.tuples(st.just(name), *(targets if a is _target else a for a in ARGUMENTS[name]))
                 for name in names
-                if name == "remount" or hasattr(performs, name)
+                if name in BEGINNINGS or hasattr(performs, name)
             ]
             if steps:
                 self.rules[rule] = st.one_of(*steps)

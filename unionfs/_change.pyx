@@ -134,8 +134,7 @@ cdef void spot_unmark(Spot *s) noexcept nogil:
 
 
 cdef int replace_with_device(Table *t, Spot *s, bint is_dir) noexcept nogil:
-    """A whiteout device takes the place of the name in one step; what was there is removed
-    aside."""
+    """A whiteout device takes the place of the name in one step; what was there goes aside."""
     cdef char aside[WORK_NAME]
     cdef int r = mark_make_device(t, aside)
     if r < 0:
@@ -381,8 +380,7 @@ cdef int check_types(Table *t, Node *source, Node *target, uint32_t flags) noexc
 
 
 cdef int redirect(Table *t, Node *n, int fd) noexcept nogil:
-    """A merged directory is about to move: notes, on disk and here, where its lower content
-    lies."""
+    """A merged directory is about to move: notes, on disk and here, where its lower parts lie."""
     cdef char path[REDIRECT_SIZE]
     cdef char *stays
     cdef uint16_t i
@@ -450,8 +448,7 @@ cdef int move(Table *t, Spot *source, Spot *target, bint is_dir) noexcept nogil:
 
 
 cdef int declare_plain(Table *t, Spot *s, Node *n) noexcept nogil:
-    """A file is about to get a name that begins with ``.wh.`` (which only format overlay
-    allows)."""
+    """A file is about to get a name that begins with ``.wh.`` (only format overlay allows it)."""
     cdef Ref ref
     cdef int r
     if not mark_reserved(s.name, s.length):

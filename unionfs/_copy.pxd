@@ -6,8 +6,7 @@ from unionfs._nodes cimport Node, Table
 
 # Copies [0, length) from one file to the other, holes kept: 0 or -errno.
 cdef int copy_data(int from_fd, int to_fd, uint64_t length, bint sparse) noexcept nogil
-# Brings a node into the upper, where its parent must be: 0, WOULD_WAIT (only without may_wait),
-# -errno.
+# Brings a node into the upper, where its parent must be: 0, -errno, WOULD_WAIT (without may_wait).
 cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
 # A file of several names is in the upper: brings every name known here whose directory is there
 # too. One that the daemon may not add to its directory stays in the branch it is in.

@@ -231,8 +231,7 @@ cdef int copy_attributes(Copy *c) noexcept nogil:
 
 
 cdef int copy_regular(Copy *c) noexcept nogil:
-    """A file without a name, or (where the filesystem has no O_TMPFILE) one in the work
-    directory."""
+    """A file without a name or, on a filesystem without O_TMPFILE, in the work directory."""
     cdef uint64_t size = min(c.keep, c.st.stx_size)
     cdef int r
     c.target = sys_open_beneath(c.t.work_fd, b".", O_TMPFILE | O_RDWR, 0o600)
@@ -556,8 +555,7 @@ cdef int bring_name(Table *t, Node *n, Node *parent, const char *text,
 
 
 cdef int bring_names(Table *t, Node *n) noexcept nogil:
-    """See the declaration. What is in the upper then needs the links no more to be read as a
-    layer."""
+    """See the declaration. Read as a layer, what is in the upper then needs the links no more."""
     cdef char text[NAME_LIMIT + 1]
     cdef size_t length
     cdef uint32_t refused = 0

@@ -5,8 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from unionfs._nodes cimport LINK_NAME, Table
 from unionfs._sys cimport Stat
 
-# 1 if the inode was copied up (then *st is the copy's), 0 if not; *count: its names, 0 if not
-# recorded.
+# 1 if the inode was copied up (*st is the copy's then), 0 if not; *count: its names, 0: no record.
 cdef int links_find(Table *t, uint64_t ino, Stat *st, uint32_t *count) noexcept nogil
 # Records how many names the file has in the union.
 cdef int links_set_count(Table *t, uint64_t ino, uint32_t count) noexcept nogil

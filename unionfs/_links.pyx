@@ -2,9 +2,8 @@
 """Hard links across copy-up.
 
 A lower inode with several names is one file, and stays one when it is copied up through any of
-them.
-The directory ``links`` in the work directory holds for each such inode, named by its st_ino in
-hexadecimal,
+them. The directory ``links`` in the work directory holds for each such inode, named by its st_ino
+in hexadecimal,
 
 * the copy itself, as one more hard link: the names that are still only in a lower lead to it;
 * NUMBER.n, a symbolic link whose target is the number of names the file has in the union, as soon

@@ -2,10 +2,9 @@
 """Creating names, in the order of steps that a crash cannot tear.
 
 Where the upper hides a lower name, the formats differ. ``.wh.`` format: the whiteout goes down
-before the
-name goes, and comes away after the name has come; between the two both are there, and a name beside
-its own whiteout is visible. Overlay format: the new state is built in the work directory and takes
-its place with one rename. docs/format.md has the table of steps.
+before the name goes, and comes away after the name has come; between the two both are there, and a
+name beside its own whiteout is visible. Overlay format: the new state is built in the work
+directory and takes its place with one rename. docs/format.md has the table of steps.
 """
 from libc.errno cimport (
     EEXIST,
@@ -315,10 +314,10 @@ cdef int make_complete(Table *t, Op *op, const Make *make, Node *parent, int dir
 
 
 cdef int open_nursery(Table *t, Node *parent, int parent_fd, char *nursery) noexcept nogil:
-    """A directory in the work directory in which files are born as they would be in `parent`: with
-    its
-    group if it is set-group-id, and its default ACL. Nothing of ACL inheritance is written here
-    again.
+    """A directory in the work directory in which files are born as they would be in `parent`.
+
+    With its group if it is set-group-id, and its default ACL: nothing of what ACLs inherit is
+    written here again.
     """
     cdef char acl[ACL_SIZE]
     cdef int64_t size
@@ -351,8 +350,7 @@ cdef int open_nursery(Table *t, Node *parent, int parent_fd, char *nursery) noex
 cdef int make_aside(Table *t, Op *op, const Make *make, Node *parent, int dirfd,
                     const char *name, bint whiteout, Born *born) noexcept nogil:
     """Creates a file where the upper has a whiteout device, or under a name that begins with
-    ``.wh.``: built
-    aside, put in place in one step."""
+    ``.wh.``: built aside, put in place in one step."""
     cdef char nursery[WORK_NAME]
     cdef bint is_dir = (make.mode & S_IFMT) == S_IFDIR and make.source == NULL
     cdef int r, fd = open_nursery(t, parent, dirfd, nursery)

@@ -1,6 +1,5 @@
 # cython: language_level=3
-"""Whiteouts and opaque directories on disk: recognised in every format, written in the chosen
-one."""
+"""Whiteouts and opaque directories on disk: read in every format, written in the chosen one."""
 from libc.stdint cimport uint32_t
 
 from unionfs._nodes cimport Format, Table

@@ -238,10 +238,9 @@ cdef int mark_set_opaque(Table *t, int dirfd) noexcept nogil:
 
 
 cdef int mark_clear_directory(Table *t, int dirfd, bint keep_opaque) noexcept nogil:
-    """Removes the marks in a directory of the upper: all, so that it can go when it shows nothing,
-    or
-    those that an opaque directory has no use for.
+    """Removes the marks in a directory of the upper.
 
+    All, so that it can go when it shows nothing, or those that an opaque directory has no use for.
     The caller has made sure that nothing below shows through meanwhile.
     """
     cdef char buffer[DENTS_SIZE]

@@ -46,7 +46,7 @@ cdef enum:
     FIRST_NODES = 1024
     FIRST_NAMES = 1024
     FIRST_KEYS = 64
-    # A rename can meet every _attempt to reach a node by its name; not this often.
+    # A rename can meet every attempt to reach a node by its name; not this often.
     ATTEMPTS = 100
     # A deleted file takes a descriptor until it is forgotten. With more of them who removes files
     # waits for the filesystem, lest descriptors run out.
@@ -251,8 +251,7 @@ cdef void node_release_parts(Table *t, Node *n, Fd **doomed) noexcept nogil:
     if n.data != NULL:
         fd_retire_locked(t, n.data, doomed)
     if n.orphan_fd >= 0:
-        # In the list of the doomed, so that the blocks of a deleted file are freed without the
-        # lock.
+        # Among the doomed: the blocks of a deleted file are freed without the lock.
         orphan = <Fd *>calloc(1, sizeof(Fd))
         if orphan == NULL:
             sys_close(n.orphan_fd)

@@ -1,6 +1,5 @@
 # cython: language_level=3
-"""Reading a directory: batches are taken from its listing under the lock and handed out without
-it."""
+"""Reading a directory: batches are taken from its listing with the lock, handed out without."""
 from libc.errno cimport ENOTDIR
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, strlen

@@ -630,8 +630,7 @@ cdef int collect(void *arg, const char *name, size_t length, uint64_t ino, uint3
 
 cdef int inherit_nothing(int work_fd) noexcept nogil:
     """What is built in the work directory must not get its group or its default ACL, which it may
-    have
-    from the upper it was made in (as kernel overlayfs, ovl_workdir_create)."""
+    have from the upper it was made in (as kernel overlayfs, ovl_workdir_create)."""
     cdef Stat st
     cdef int r = sys_statx(work_fd, b"", AT_EMPTY_PATH, &st)
     if r == 0 and st.stx_mode & S_ISGID:
@@ -778,8 +777,7 @@ cdef class Tree:
         return self.table
 
     cdef int _again(self, int64_t verdict, Op *op) except -1:
-        """After a verdict: prepares what is missing, as the slow path does, and asks to try
-        again."""
+        """After a verdict: prepares what is missing, as the slow path does; 1 means try again."""
         if verdict != NEEDS_PREPARE:
             return 0
         op.prepared += 1

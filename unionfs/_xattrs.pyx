@@ -2,10 +2,8 @@
 """Extended attributes between the union and its branches.
 
 Names that say something to a union (``trusted.overlay.*`` and the like) are private: not listed,
-not
-readable, never copied up. When an application on the mount uses such a name itself, as a union in
-the
-union does, it is stored escaped, the way the kernel does it: ``trusted.overlay.x`` as
+not readable, never copied up. When an application on the mount uses such a name itself, as a union
+in the union does, it is stored escaped, the way the kernel does it: ``trusted.overlay.x`` as
 ``trusted.overlay.overlay.x`` (overlayfs.rst, "Nesting overlayfs mounts").
 """
 from libc.errno cimport ENODATA, ENOMEM, EOPNOTSUPP, EPERM, ERANGE
@@ -42,8 +40,7 @@ cdef inline bint is_escaped(const char *stored, int i) noexcept nogil:
 
 
 cdef int xattr_to_disk(const char *shown, char *stored) noexcept nogil:
-    """The name under which a branch stores an attribute (XATTR_NAME_SIZE bytes); -ERANGE: too
-    long."""
+    """A branch's name for an attribute, into XATTR_NAME_SIZE bytes; -ERANGE: it is too long."""
     cdef int i = private_prefix(shown)
     cdef size_t length = strlen(shown), prefix, escape
     if length >= XATTR_NAME_SIZE:

@@ -12,19 +12,19 @@ again; so who gives it a second name, too, gets another node first.
 from libc.errno cimport ESTALE
 
 from unionfs._copy cimport settle
+from unionfs._descriptors cimport fd_close_doomed
 from unionfs._nodes cimport (
     Fd,
     Node,
     Table,
     change_begin,
     change_end_locked,
-    fd_close_doomed,
     name_remove_locked,
-    node_open_orphan,
     node_set_key_locked,
 )
+from unionfs._operations cimport Op
+from unionfs._reach cimport node_open_orphan
 from unionfs._sys cimport mutex_lock, mutex_unlock, sys_close
-from unionfs._tree cimport Op
 
 
 cdef int part(Table *t, Op *op, Node *n) noexcept nogil:

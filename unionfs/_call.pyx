@@ -9,8 +9,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memchr, memset
 
 from unionfs._channel cimport RESULT_PREPARE, RESULT_WAIT, Call, Channel
+from unionfs._operations cimport NEEDS_PREPARE, WOULD_WAIT
 from unionfs._sys cimport Stat
-from unionfs._tree cimport NEEDS_PREPARE, WOULD_WAIT
 from unionfs._wire cimport Attr, AttrOut, EntryOut
 
 cdef enum:

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 
 from unionfs._nodes cimport Node, Table
-from unionfs._tree cimport Op
+from unionfs._operations cimport Op
 
 cdef int change_unlink(Table *t, Op *op, Node *parent, const char *name,
                        size_t length) noexcept nogil

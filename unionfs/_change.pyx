@@ -15,6 +15,8 @@ from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport strdup
 
 from unionfs._copy cimport bring_names, settle
+from unionfs._descriptors cimport fd_close_doomed, ref_drop
+from unionfs._directories cimport dir_keep_upper_only_locked, dir_ref
 from unionfs._identity cimport forget_origin, is_impure, mark_impure
 from unionfs._links cimport links_drop, links_set_count
 from unionfs._listing cimport (
@@ -53,18 +55,14 @@ from unionfs._nodes cimport (
     Table,
     change_begin,
     change_end_locked,
-    dir_keep_upper_only_locked,
-    dir_ref,
-    fd_close_doomed,
     listing_release_locked,
     name_add_locked,
     name_find_locked,
     name_remove_locked,
-    node_open_orphan,
-    node_path_ref,
     node_unpin,
-    ref_drop,
 )
+from unionfs._operations cimport NEEDS_PREPARE, PREPARE_WHOLE, WHOLE_SIZE, Op
+from unionfs._reach cimport node_open_orphan, node_path_ref
 from unionfs._redirect cimport REDIRECT_SIZE, redirect_location, redirect_write
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
@@ -83,7 +81,6 @@ from unionfs._sys cimport (
     sys_unlinkat,
     sys_utimens,
 )
-from unionfs._tree cimport NEEDS_PREPARE, PREPARE_WHOLE, WHOLE_SIZE, Op
 
 cdef struct Spot:
     # A name in an upper directory, where something is about to change.

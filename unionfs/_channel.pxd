@@ -18,8 +18,8 @@ while anything is written to the channel or to the pair.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from unionfs._nodes cimport Table
+from unionfs._operations cimport Op
 from unionfs._sys cimport Cond, IoVec, Mutex
-from unionfs._tree cimport Op
 from unionfs._wire cimport OPCODES_END, InHeader, OutHeader
 
 cdef extern from *:

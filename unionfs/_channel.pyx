@@ -6,10 +6,10 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from unionfs._operations cimport tree_pin, tree_unpin
 from unionfs._sys cimport (
     IoVec, mutex_lock, mutex_unlock, sys_monotonic_ns, sys_write, sys_writev,
 )
-from unionfs._tree cimport tree_pin, tree_unpin
 from unionfs._wire cimport NOTIFY_INVAL_INODE, OPCODES_END, InHeader, NotifyInvalInode, OutHeader
 
 cdef enum:

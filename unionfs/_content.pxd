@@ -3,8 +3,8 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from unionfs._nodes cimport Handle, Node, Table
+from unionfs._operations cimport Op, SetAttr
 from unionfs._sys cimport Stat
-from unionfs._tree cimport Op, SetAttr
 
 cdef int content_open(Table *t, Op *op, Node *n, uint32_t flags, uint64_t *handle) noexcept nogil
 cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAttr *wanted,

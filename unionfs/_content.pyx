@@ -20,6 +20,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strcmp, strncmp
 
 from unionfs._backing cimport backing_part
+from unionfs._descriptors cimport ref_drop
+from unionfs._directories cimport dir_ref
 from unionfs._handles cimport handle_find_locked, handle_new
 from unionfs._identity cimport keep_origin
 from unionfs._idmap cimport (
@@ -28,21 +30,33 @@ from unionfs._idmap cimport (
     id_store,
 )
 from unionfs._lookup cimport dir_look_again, need_upper
-from unionfs._nodes cimport (
-    Handle,
-    Node,
-    Ref,
-    Table,
-    dir_ref,
+from unionfs._nodes cimport Handle, Node, Ref, Table
+from unionfs._operations cimport (
+    SET_ATIME,
+    SET_ATIME_NOW,
+    SET_BY_FD,
+    SET_GID,
+    SET_KILL_SUIDGID,
+    SET_MODE,
+    SET_MTIME,
+    SET_MTIME_NOW,
+    SET_SIZE,
+    SET_UID,
+    WHOLE_SIZE,
+    WOULD_WAIT,
+    WRITE_KILL_SUIDGID,
+    Op,
+    SetAttr,
+)
+from unionfs._owner cimport owner_chmod, owner_give, owner_stat, owner_without_set_ids
+from unionfs._reach cimport (
     node_data_ref,
     node_getxattr,
     node_listxattr,
     node_path_ref,
     node_set_xattr,
     node_stat,
-    ref_drop,
 )
-from unionfs._owner cimport owner_chmod, owner_give, owner_stat, owner_without_set_ids
 from unionfs._sys cimport (
     O_ACCMODE,
     O_DIRECTORY,
@@ -80,23 +94,6 @@ from unionfs._sys cimport (
     sys_splice,
     sys_truncate,
     sys_utimens,
-)
-from unionfs._tree cimport (
-    SET_ATIME,
-    SET_ATIME_NOW,
-    SET_BY_FD,
-    SET_GID,
-    SET_KILL_SUIDGID,
-    SET_MODE,
-    SET_MTIME,
-    SET_MTIME_NOW,
-    SET_SIZE,
-    SET_UID,
-    WHOLE_SIZE,
-    WOULD_WAIT,
-    WRITE_KILL_SUIDGID,
-    Op,
-    SetAttr,
 )
 from unionfs._xattrs cimport (
     XATTR_LIMIT,

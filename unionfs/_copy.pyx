@@ -23,6 +23,8 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 
+from unionfs._descriptors cimport fd_close_doomed, fd_retire_locked, node_adopt_fd_locked, ref_drop
+from unionfs._directories cimport dir_add_upper_locked, dir_changes, dir_hide_ctime, dir_ref
 from unionfs._identity cimport keep_origin, mark_impure, record_origin, unrecord_origin
 from unionfs._links cimport links_directory, links_drop, links_set_count
 from unionfs._listing cimport listing_put_locked
@@ -40,24 +42,15 @@ from unionfs._nodes cimport (
     Table,
     change_begin,
     change_end_locked,
-    dir_add_upper_locked,
-    dir_changes,
-    dir_hide_ctime,
-    dir_ref,
-    fd_close_doomed,
-    fd_metacopy,
-    fd_retire_locked,
-    fd_with_data,
     link_name,
     name_find_locked,
-    node_adopt_fd_locked,
-    node_path_ref,
     node_set_key_locked,
     node_unpin,
     node_unpin_locked,
-    ref_drop,
 )
+from unionfs._operations cimport WOULD_WAIT
 from unionfs._owner cimport owner_give, owner_record, owner_stat, owner_stored_type
+from unionfs._reach cimport fd_metacopy, fd_with_data, node_path_ref
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     AT_REMOVEDIR,
@@ -106,7 +99,6 @@ from unionfs._sys cimport (
     sys_unlinkat,
     sys_utimens,
 )
-from unionfs._tree cimport WOULD_WAIT
 from unionfs._xattrs cimport xattr_copy_all
 
 cdef enum:

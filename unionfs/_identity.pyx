@@ -16,7 +16,8 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport strtoull
 from libc.string cimport strcmp
 
-from unionfs._nodes cimport LINK_NAME, Node, Table, dir_hide_ctime, link_name
+from unionfs._directories cimport dir_hide_ctime
+from unionfs._nodes cimport LINK_NAME, Node, Table, link_name
 from unionfs._state cimport state_directory, state_open, state_write
 from unionfs._sys cimport (
     AT_EMPTY_PATH,

@@ -13,6 +13,8 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strlen
 
+from unionfs._descriptors cimport ref_drop
+from unionfs._directories cimport dir_ref
 from unionfs._identity cimport is_impure, show_ino
 from unionfs._marks cimport MARK_PREFIX, mark_is_plain, mark_is_whiteout, mark_reserved
 from unionfs._nodes cimport (
@@ -27,10 +29,8 @@ from unionfs._nodes cimport (
     Node,
     Ref,
     Table,
-    dir_ref,
     listing_drop_locked,
     name_hash,
-    ref_drop,
 )
 from unionfs._override cimport override_show_at
 from unionfs._sys cimport (

@@ -3,8 +3,8 @@
 from libc.stdint cimport uint16_t, uint64_t
 
 from unionfs._nodes cimport Node, Table
+from unionfs._operations cimport Op
 from unionfs._sys cimport Stat
-from unionfs._tree cimport Op
 
 # The node of a name, pinned, with its attributes.
 cdef int child_find(Table *t, Node *parent, const char *name, size_t length, Node **out,

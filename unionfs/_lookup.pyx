@@ -22,6 +22,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcpy, memset
 
 from unionfs._copy cimport copy_up
+from unionfs._descriptors cimport fd_close_doomed, ref_drop
+from unionfs._directories cimport dir_changes, dir_new, dir_ref, dir_replace_locked
 from unionfs._identity cimport find_ino, show_ino
 from unionfs._links cimport links_find
 from unionfs._listing cimport listing_find_locked, listing_get
@@ -47,11 +49,6 @@ from unionfs._nodes cimport (
     Node,
     Ref,
     Table,
-    dir_changes,
-    dir_new,
-    dir_ref,
-    dir_replace_locked,
-    fd_close_doomed,
     listing_release_locked,
     name_add_locked,
     name_find_locked,
@@ -59,13 +56,12 @@ from unionfs._nodes cimport (
     node_by_key_locked,
     node_new_locked,
     node_set_key_locked,
-    node_show,
-    node_stat,
     node_unpin,
     node_unpin_locked,
-    ref_drop,
 )
+from unionfs._operations cimport NEEDS_PREPARE, PREPARE_UPPER, WOULD_WAIT, Op
 from unionfs._override cimport override_show_at
+from unionfs._reach cimport node_show, node_stat
 from unionfs._redirect cimport REDIRECT_SIZE, redirect_follow, redirect_read
 from unionfs._sys cimport (
     O_DIRECTORY,
@@ -82,7 +78,6 @@ from unionfs._sys cimport (
     sys_open_beneath,
     sys_statx,
 )
-from unionfs._tree cimport NEEDS_PREPARE, PREPARE_UPPER, WOULD_WAIT, Op
 
 cdef enum:
     # So many look-ups (times branches) without a listing, and an index is worth building.

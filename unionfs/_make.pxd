@@ -3,8 +3,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from unionfs._nodes cimport Node, Ref, Table
+from unionfs._operations cimport Op
 from unionfs._sys cimport Stat
-from unionfs._tree cimport Op
 
 cdef struct Make:
     # What is to be created.

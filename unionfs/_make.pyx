@@ -20,6 +20,8 @@ from libc.errno cimport (
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.string cimport strlen
 
+from unionfs._descriptors cimport fd_close_doomed, node_adopt_fd_locked, ref_drop
+from unionfs._directories cimport dir_new, dir_ref
 from unionfs._identity cimport mark_impure, show_ino
 from unionfs._links cimport links_set_count
 from unionfs._listing cimport listing_put_locked
@@ -42,19 +44,13 @@ from unionfs._nodes cimport (
     Node,
     Ref,
     Table,
-    dir_new,
-    dir_ref,
-    fd_close_doomed,
     name_add_locked,
-    node_adopt_fd_locked,
     node_new_locked,
-    node_path_ref,
     node_set_key_locked,
-    node_show,
     node_unpin,
     node_unpin_locked,
-    ref_drop,
 )
+from unionfs._operations cimport WHOLE_SIZE, Op
 from unionfs._owner cimport (
     owner_first_mode,
     owner_give,
@@ -63,6 +59,7 @@ from unionfs._owner cimport (
     owner_stat,
     owner_stored_type,
 )
+from unionfs._reach cimport node_path_ref, node_show
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     AT_REMOVEDIR,
@@ -102,7 +99,6 @@ from unionfs._sys cimport (
     sys_symlinkat,
     sys_unlinkat,
 )
-from unionfs._tree cimport WHOLE_SIZE, Op
 
 cdef const char *DEFAULT_ACL = "system.posix_acl_default"
 

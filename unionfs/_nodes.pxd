@@ -23,6 +23,8 @@ cdef enum:
     ROOT_ID = 1
     NAME_LIMIT = 255
     LINK_NAME = 24          # bytes for a name made of an inode number
+    # A rename can meet every attempt to reach a node by its name; not this often.
+    ATTEMPTS = 100
 
 cdef enum State:
     LOWER = 0
@@ -219,7 +221,7 @@ cdef struct Table:
     # statistics
     uint64_t copy_ups
     uint64_t copy_up_bytes
-    # Where the data of a metacopy is: a descriptor (set by _tree, for it takes look-ups).
+    # Where the data of a metacopy is: a descriptor (set by Tree, for it takes look-ups).
     int (*find_data)(Table *t, Node *n, int fd) noexcept nogil
 
 cdef Table *table_new(uint16_t branches) noexcept nogil
@@ -246,46 +248,6 @@ cdef void change_begin(Table *t, Node *n, Node *other) noexcept nogil
 cdef void change_end_locked(Table *t, Node *n) noexcept nogil
 cdef void name_remove_locked(Table *t, Name *name, Fd **doomed) noexcept nogil
 
-# Descriptors.
-cdef void ref_drop(Table *t, Ref *ref) noexcept nogil
-cdef void fd_retire_locked(Table *t, Fd *fd, Fd **doomed) noexcept nogil
-cdef void fd_close_doomed(Table *t, Fd *doomed) noexcept nogil
-# Gives a new descriptor of a regular file's data to its node.
-cdef void node_adopt_fd_locked(Table *t, Node *n, int fd, Fd **doomed) noexcept nogil
-cdef void fd_shrink(Table *t, uint32_t keep) noexcept nogil
-
-# How a node is reached.
-cdef int dir_index(const Dir *d, uint16_t branch) noexcept nogil
-cdef int dir_ref(Table *t, Node *n, uint16_t branch, Ref *ref) noexcept nogil
-cdef int node_place(Table *t, Node *n, Ref *directory, char *name, uint32_t *seq) noexcept nogil
-cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil
-# Turns what the branch says of a node into what the union shows.
-cdef void node_show(Table *t, const Node *n, Stat *st) noexcept nogil
-cdef int node_path_ref(Table *t, Node *n, Ref *ref) noexcept nogil
-# getxattr(2) of the node; only `security.capability` and ACLs are asked often, and mostly in vain.
-cdef int64_t node_getxattr(Table *t, Node *n, const char *name, void *value,
-                           size_t size) noexcept nogil
-cdef int64_t node_listxattr(Table *t, Node *n, char *names, size_t size) noexcept nogil
-cdef void node_set_xattr(Table *t, Node *n) noexcept nogil
-# A private descriptor that keeps the file when its last name goes.
-cdef int node_open_orphan(Table *t, Node *n) noexcept nogil
-# The length of the mark by which kernel overlayfs says that a file's data is another's; negative:
-# it has none.
-cdef int64_t fd_metacopy(const Table *t, int fd) noexcept nogil
-# In the place of a descriptor just opened of a lower's file, one of the file that has its data:
-# where kernel overlayfs has made a metacopy another one, else the same. -errno: closed.
-cdef int fd_with_data(Table *t, Node *n, int fd) noexcept nogil
-cdef int node_data_ref(Table *t, Node *n, bint write, Ref *ref) noexcept nogil
-# How often the directory's names have changed until now.
-cdef uint32_t dir_changes(Table *t, Node *directory) noexcept nogil
-# Something invisible has changed the ctime of an upper directory, which was as in *before.
-cdef void dir_hide_ctime(Table *t, Node *n, int dirfd, const Stat *before) noexcept nogil
-# Takes over the strings of `redirect`, which may be NULL.
-cdef Dir *dir_new(const uint16_t *branch, char **redirect, uint16_t count) noexcept nogil
-cdef int dir_add_upper_locked(Node *n) noexcept nogil
-# Other branches hold the directory than was known; `with_` is freed.
-cdef void dir_replace_locked(Table *t, Node *n, Dir *with_, Fd **doomed) noexcept nogil
-cdef void dir_keep_upper_only_locked(Table *t, Node *n, Fd **doomed) noexcept nogil
 
 # Listings (see _listing.pyx, which owns their content).
 cdef void listing_release_locked(Table *t, Listing *l) noexcept nogil

@@ -6,8 +6,8 @@ from libc.string cimport memcpy, memmove, memset
 
 from unionfs._call cimport done, fill_entry
 from unionfs._channel cimport Call
+from unionfs._operations cimport tree_lookup, tree_readdir
 from unionfs._sys cimport Stat
-from unionfs._tree cimport tree_lookup, tree_readdir
 from unionfs._wire cimport Dirent, DirentPlus, ReadIn
 
 cdef enum:

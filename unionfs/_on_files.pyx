@@ -6,11 +6,7 @@ from libc.string cimport memcpy, memset
 
 from unionfs._call cimport done, fill_entry, take_name, take_xattr_name
 from unionfs._channel cimport Call
-from unionfs._passthrough cimport passthrough_open, passthrough_release
-from unionfs._splice cimport SPLICE_LEAST, pipes_close, pipes_take
-from unionfs._status cimport is_own_xattr, own_xattr
-from unionfs._sys cimport Stat
-from unionfs._tree cimport (
+from unionfs._operations cimport (
     WRITE_KILL_SUIDGID,
     tree_copy_file_range,
     tree_create,
@@ -27,6 +23,10 @@ from unionfs._tree cimport (
     tree_tmpfile,
     tree_write,
 )
+from unionfs._passthrough cimport passthrough_open, passthrough_release
+from unionfs._splice cimport SPLICE_LEAST, pipes_close, pipes_take
+from unionfs._status cimport is_own_xattr, own_xattr
+from unionfs._sys cimport Stat
 from unionfs._wire cimport (
     FSYNC_DATA_ONLY,
     SETXATTR_ACL_KILL_SGID,

@@ -6,8 +6,7 @@ from libc.string cimport memset
 
 from unionfs._call cimport attr_reply, done, entry_reply, take_name, take_string
 from unionfs._channel cimport RESULT_SILENT, RESULT_WAIT, Call
-from unionfs._sys cimport Stat, StatFs, sys_makedev
-from unionfs._tree cimport (
+from unionfs._operations cimport (
     SET_ATIME,
     SET_ATIME_NOW,
     SET_BY_FD,
@@ -33,6 +32,7 @@ from unionfs._tree cimport (
     tree_symlink,
     tree_unlink,
 )
+from unionfs._sys cimport Stat, StatFs, sys_makedev
 from unionfs._wire cimport (
     ATTR_FH,
     STATX_BASIC_AND_BTIME,

@@ -11,9 +11,9 @@ from libc.stdint cimport int64_t, uint64_t
 
 from unionfs._call cimport done
 from unionfs._channel cimport RESULT_WAIT, Call, channel_invalidate
+from unionfs._operations cimport tree_lseek
 from unionfs._pool cimport pool_enter, pool_leave
 from unionfs._sys cimport SEEK_DATA, SEEK_END, SEEK_HOLE
-from unionfs._tree cimport tree_lseek
 from unionfs._wire cimport LseekIn, LseekOut
 
 cdef enum:

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 
 from unionfs._channel cimport Channel, Relay, Request
-from unionfs._tree cimport Op
+from unionfs._operations cimport Op
 
 # Keeps a request until what the operation needs (`Op.prepare_*`) is prepared; -errno: not kept.
 cdef int park(Request *request, const Op *op) noexcept nogil

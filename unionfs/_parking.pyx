@@ -20,12 +20,12 @@ from libc.string cimport memcpy, memset, strstr
 from unionfs._channel cimport (
     Channel, Preparation, Relay, Request, atomic_add, atomic_subtract, request_finish,
 )
+from unionfs._operations cimport PREPARE_WHOLE, SET_SIZE, WHOLE_SIZE, Op, tree_pin, tree_unpin
 from unionfs._pool cimport pool_submit
 from unionfs._sys cimport (
     O_CLOEXEC, O_RDONLY, O_WRONLY, cond_broadcast, cond_destroy, cond_init, cond_wait,
     mutex_destroy, mutex_init, mutex_lock, mutex_unlock, sys_close, sys_read, sys_thread,
 )
-from unionfs._tree cimport PREPARE_WHOLE, SET_SIZE, WHOLE_SIZE, Op, tree_pin, tree_unpin
 from unionfs._wire cimport (
     OP_OPEN, OP_OPENDIR, OP_SETATTR, InHeader, OpenIn, OutHeader, SetattrIn,
 )

@@ -10,8 +10,8 @@ from libc.errno cimport EPERM
 from libc.stdint cimport int32_t, uint64_t
 
 from unionfs._channel cimport Channel
+from unionfs._operations cimport tree_backing, tree_release, tree_set_backing
 from unionfs._sys cimport mutex_lock, mutex_unlock
-from unionfs._tree cimport tree_backing, tree_release, tree_set_backing
 from unionfs._wire cimport OPEN_KEEP_CACHE, OPEN_PASSTHROUGH, OpenOut
 
 cdef extern from *:

@@ -3,6 +3,6 @@
 from libc.stdint cimport uint64_t
 
 from unionfs._nodes cimport Node, Table
-from unionfs._tree cimport Fill
+from unionfs._operations cimport Fill
 
 cdef int read_directory(Table *t, Node *n, uint64_t offset, Fill fill, void *arg) noexcept nogil

@@ -4,6 +4,8 @@ from libc.errno cimport ENOTDIR
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
 
+from unionfs._descriptors cimport ref_drop
+from unionfs._directories cimport dir_ref
 from unionfs._identity cimport find_ino
 from unionfs._listing cimport listing_find_locked, listing_get
 from unionfs._nodes cimport (
@@ -16,13 +18,11 @@ from unionfs._nodes cimport (
     Node,
     Ref,
     Table,
-    dir_ref,
     listing_release_locked,
     name_find_locked,
-    ref_drop,
 )
+from unionfs._operations cimport Fill
 from unionfs._sys cimport DT_DIR, mutex_lock, mutex_unlock
-from unionfs._tree cimport Fill
 
 cdef enum:
     BATCH_ENTRIES = 64

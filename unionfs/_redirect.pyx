@@ -18,17 +18,10 @@ import os
 
 from unionfs import log
 
+from unionfs._directories cimport dir_index
 from unionfs._marks cimport mark_beside, mark_is_opaque
-from unionfs._nodes cimport (
-    NAME_LIMIT,
-    ROOT_ID,
-    Name,
-    Node,
-    Table,
-    dir_index,
-    fd_metacopy,
-    node_unpin,
-)
+from unionfs._nodes cimport NAME_LIMIT, ROOT_ID, Name, Node, Table, node_unpin
+from unionfs._reach cimport fd_metacopy
 from unionfs._sys cimport (
     O_DIRECTORY,
     O_NOFOLLOW,

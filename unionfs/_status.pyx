@@ -12,8 +12,8 @@ from libc.stdio cimport snprintf
 from libc.string cimport strcmp, strlen
 
 from unionfs._channel cimport PLANES, Call, Channel, Counter, atomic_get, opcode_name
+from unionfs._operations cimport TreeStats, tree_stats, tree_where
 from unionfs._sys cimport mutex_lock, mutex_unlock
-from unionfs._tree cimport TreeStats, tree_stats, tree_where
 from unionfs._wire cimport OPCODES_END, ROOT_NODE
 
 cdef extern from "<sys/stat.h>" nogil:

@@ -181,7 +181,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("verb", ["check", "mount", "status", "where"])
+@pytest.mark.parametrize("verb", ["check", "mount", "mountd", "status", "where"])
 def test_every_command_by_its_script_and_as_a_verb(verb: str) -> None:
     by_verb = run(sys.executable, "-m", "unionfs", verb, "--help")
     by_script = run(str(Path(sys.executable).parent / f"unionfs-{verb}"), "--help")
@@ -194,7 +194,7 @@ def test_every_command_by_its_script_and_as_a_verb(verb: str) -> None:
 def test_no_such_verb(argv: tuple[str, ...]) -> None:
     done = run(sys.executable, "-m", "unionfs", *argv)
     assert done.returncode == 2
-    assert done.stderr == "usage: python -m unionfs {check,mount,status,where} ...\n"
+    assert done.stderr == "usage: python -m unionfs {check,mount,mountd,status,where} ...\n"
 
 
 def test_before_mounting_little_is_imported() -> None:

@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-VERBS = ("check", "mount", "status", "where")
+VERBS = ("check", "mount", "mountd", "status", "where")
 
 
 def main() -> int:

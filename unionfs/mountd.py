@@ -84,7 +84,7 @@ def serve(path: str, mount: Mount) -> None:
         for fd in (listener.fileno(), signalled):
             poll.register(fd, select.POLLIN)
         while signalled not in (ready[0] for ready in poll.poll()):
-            with suppress(OSError):  # he went away, or there are too many: he mounts by himself
+            with suppress(OSError):  # no process is left for him: he is told that nobody answered
                 connection = listener.accept()[0]
                 with connection:
                     _fork(connection, mount)

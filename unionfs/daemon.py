@@ -82,9 +82,8 @@ def _run(body: Body, keep: Sequence[int], report: int, leash: int | None) -> int
         answered = True
 
     try:
-        os.setsid()
-        os.chdir("/")
-        _close_inherited([*keep, report, *([] if leash is None else [leash])])
+        detach([*keep, report, *([] if leash is None else [leash])])
+        silence()
         return body(ready, leash)
     except UnionfsError as error:
         if answered:  # nobody reads the pipe any more
@@ -101,15 +100,23 @@ def _run(body: Body, keep: Sequence[int], report: int, leash: int | None) -> int
         return 1
 
 
-def _close_inherited(keep: Sequence[int]) -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in range(3):
-        os.dup2(null, fd)
+def detach(keep: Sequence[int]) -> None:
+    """Leave the terminal, the directory, and all descriptors but `keep` and the streams."""
+    os.setsid()
+    os.chdir("/")
     low = 3
     for fd in sorted(keep):
         os.closerange(low, fd)
         low = fd + 1
     os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def silence() -> None:
+    """Put /dev/null in the place of the standard streams."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)
 
 
 def _error(message: bytes, status: int, what: str) -> UnionfsError:

@@ -263,16 +263,38 @@ def _start_daemon(options: MountOptions, *, leash: bool) -> daemon.Daemon:
     stack = BranchStack.open(options)
 
     def body(ready: Callable[[], None], leash_fd: int | None) -> int:
-        log.use(options.log_file, log.syslog)
-        with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write(str(_OOM_SCORE_ADJ))
-        return _serve_here(options, stack, ready, leash_fd)
+        return _serve_detached(options, stack, ready, leash_fd)
 
     keep = [branch.fd for branch in stack.branches]
     try:
         return daemon.Daemon(body, keep, leash=leash, what=stack.mountpoint)
     finally:
         stack.close()
+
+
+def become_daemon(options: MountOptions, ready: Callable[[], None], keep: int) -> int:
+    """Be the process that serves the mount, in the place of starting one; returns at its end.
+
+    `ready` is called when the mount answers, and `keep` is a descriptor that it needs.  Raises the
+    errors of errors.py; until the mount answers the standard streams stay.
+    """
+    stack = BranchStack.open(options)
+    daemon.detach([keep, *(branch.fd for branch in stack.branches)])
+
+    def mounted() -> None:
+        ready()
+        daemon.silence()
+
+    return _serve_detached(options, stack, mounted, None)
+
+
+def _serve_detached(
+    options: MountOptions, stack: BranchStack, ready: Callable[[], None], leash_fd: int | None
+) -> int:
+    log.use(options.log_file, log.syslog)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(_OOM_SCORE_ADJ))
+    return _serve_here(options, stack, ready, leash_fd)
 
 
 def _serve_here(

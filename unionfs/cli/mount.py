@@ -7,7 +7,7 @@ options may follow the arguments, and every mount is a process that would keep a
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from getopt import GetoptError, gnu_getopt
 
 from unionfs.cli import printable, run
@@ -67,7 +67,8 @@ def program() -> int:
     os._exit(status)
 
 
-def command(argv: Sequence[str]) -> int:
+def command(argv: Sequence[str], serve: Callable[[MountOptions], int] | None = None) -> int:
+    """Mount by `serve`, or by `session.serve`."""
     options = read_arguments(argv)
     if isinstance(options, str):
         print(options, end="")
@@ -77,7 +78,7 @@ def command(argv: Sequence[str]) -> int:
         print(message, file=sys.stderr)
     from unionfs import session  # not needed for --help, --version and usage errors
 
-    return session.serve(options)
+    return (serve or session.serve)(options)
 
 
 def read_arguments(argv: Sequence[str]) -> MountOptions | str:

@@ -1,9 +1,11 @@
 """unionfs-mountd: be there already when somebody mounts."""
 
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
+from unionfs import session
 from unionfs.cli import mount, run
 from unionfs.errors import UnionfsError
 from unionfs.mountd import serve, socket_path
@@ -34,10 +36,11 @@ def command(argv: Sequence[str]) -> int:
     return 0
 
 
-def mount_here(argv: Sequence[str]) -> int | None:
+def mount_here(argv: Sequence[str], ready: Callable[[], None], keep: int) -> int | None:
     """unionfs-mount with these arguments, unless its caller must become the server of the mount."""
-    with suppress(UnionfsError):  # which it reports itself
+    with suppress(UnionfsError):  # which is reported below
         options = mount.read_arguments(argv)
         if isinstance(options, MountOptions) and options.foreground:
             return None
-    return mount.main(argv)
+    serve = partial(session.become_daemon, ready=ready, keep=keep)
+    return run(mount.PROGRAM, partial(mount.command, serve=serve), argv)

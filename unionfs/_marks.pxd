@@ -25,3 +25,4 @@ cdef int mark_hide_below(Table *t, int dirfd) noexcept nogil
 cdef int mark_make_device(Table *t, char *work_name) noexcept nogil
 cdef int mark_clear_directory(Table *t, int dirfd, bint keep_opaque) noexcept nogil
 cdef void work_new_name(Table *t, char *name) noexcept nogil
+cdef int work_inherit_nothing(int work_fd) noexcept nogil

@@ -12,6 +12,7 @@ from libc.string cimport memcmp, memcpy, strcmp, strlen
 
 from unionfs._nodes cimport FORMAT_OVERLAY, NAME_LIMIT, Format, Table
 from unionfs._sys cimport (
+    AT_EMPTY_PATH,
     AT_REMOVEDIR,
     DT_CHR,
     DT_UNKNOWN,
@@ -22,11 +23,13 @@ from unionfs._sys cimport (
     O_WRONLY,
     S_IFCHR,
     S_IFMT,
+    S_ISGID,
     DirEntry,
     Stat,
     TimeSpec,
     mutex_lock,
     mutex_unlock,
+    sys_chmodfd,
     sys_close,
     sys_getdents,
     sys_getxattr,
@@ -35,6 +38,7 @@ from unionfs._sys cimport (
     sys_listxattr,
     sys_mknodat,
     sys_open_beneath,
+    sys_removexattr,
     sys_setxattr,
     sys_statx,
     sys_times,
@@ -147,6 +151,18 @@ cdef void work_new_name(Table *t, char *name) noexcept nogil:
     serial = t.serial
     mutex_unlock(&t.lock)
     snprintf(name, WORK_NAME, "#%llx", <unsigned long long>serial)
+
+
+cdef int work_inherit_nothing(int work_fd) noexcept nogil:
+    """What is built in the work directory must not get its group or its default ACL, which it may
+    have from the upper it was made in (as kernel overlayfs, ovl_workdir_create)."""
+    cdef Stat st
+    cdef int r = sys_statx(work_fd, b"", AT_EMPTY_PATH, &st)
+    if r == 0 and st.stx_mode & S_ISGID:
+        r = sys_chmodfd(work_fd, st.stx_mode & 0o7777 & ~S_ISGID)
+    if r == 0 and sys_getxattr(work_fd, b"system.posix_acl_default", NULL, 0) > 0:
+        r = sys_removexattr(work_fd, b"system.posix_acl_default")
+    return r
 
 
 cdef int make_mark(int dirfd, const char *name, bint device) noexcept nogil:

@@ -6,14 +6,13 @@ modules is their order of knowledge: each cimports functions only from those bef
 
     _sys  _idmap  _override  _descriptors  _nodes  _directories  _reach  _handles  _owner  _xattrs
     _marks  _state  _identity  _links  _listing  _copy  _backing  _redirect  _lookup  _make
-    _change  _content  _readdir  _operations  _tree
+    _remove  _rename  _content  _readdir  _operations  _tree
 """
 from libc.errno cimport EINVAL, ENAMETOOLONG, ENOENT, EPERM, EROFS, ESTALE
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove
 
 from unionfs._backing cimport backing_part
-from unionfs._change cimport change_rename, change_rmdir, change_unlink
 from unionfs._content cimport (
     content_copy_range,
     content_fallocate,
@@ -49,6 +48,8 @@ from unionfs._nodes cimport (
 )
 from unionfs._reach cimport node_data_ref, node_stat
 from unionfs._readdir cimport read_directory
+from unionfs._remove cimport change_rmdir, change_unlink
+from unionfs._rename cimport change_rename
 from unionfs._sys cimport (
     S_IFCHR,
     S_IFDIR,

@@ -10,18 +10,18 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EIO, ENOENT, ESTALE
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
-from unionfs._change cimport change_make_whole
 from unionfs._directories cimport dir_new
 from unionfs._identity cimport BIRTH, birth_text, origins_open, show_ino
 from unionfs._idmap cimport NO_ID, IdMap, IdRange
 from unionfs._links cimport links_open
-from unionfs._marks cimport mark_is_opaque
+from unionfs._marks cimport mark_is_opaque, work_inherit_nothing
 from unionfs._nodes cimport (
     FORMAT_AUFS,
     FORMAT_OVERLAY,
     LOWER,
+    NAME_LIMIT,
     RENAME_DIR_COPY,
     RENAME_DIR_EXDEV,
     RENAME_DIR_REDIRECT,
@@ -81,19 +81,16 @@ from unionfs._operations cimport (
 from unionfs._override cimport override_of
 from unionfs._reach cimport node_stat
 from unionfs._redirect cimport redirect_data
+from unionfs._rename cimport change_make_whole
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     S_IFDIR,
     S_IFLNK,
-    S_ISGID,
     Stat,
     mutex_lock,
     mutex_unlock,
-    sys_chmodfd,
     sys_dup,
-    sys_getxattr,
     sys_makedev,
-    sys_removexattr,
     sys_statx,
     sys_umask,
 )
@@ -147,18 +144,6 @@ cdef int collect(void *arg, const char *name, size_t length, uint64_t ino, uint3
                  uint64_t cookie) noexcept with gil:
     (<list>arg).append((name[:length], ino, dtype, cookie))
     return 0
-
-
-cdef int inherit_nothing(int work_fd) noexcept nogil:
-    """What is built in the work directory must not get its group or its default ACL, which it may
-    have from the upper it was made in (as kernel overlayfs, ovl_workdir_create)."""
-    cdef Stat st
-    cdef int r = sys_statx(work_fd, b"", AT_EMPTY_PATH, &st)
-    if r == 0 and st.stx_mode & S_ISGID:
-        r = sys_chmodfd(work_fd, st.stx_mode & 0o7777 & ~S_ISGID)
-    if r == 0 and sys_getxattr(work_fd, b"system.posix_acl_default", NULL, 0) > 0:
-        r = sys_removexattr(work_fd, b"system.posix_acl_default")
-    return r
 
 
 cdef int fill_id_map(IdMap *map_, ranges, squash_to) except -1:
@@ -219,7 +204,7 @@ cdef class Tree:
             t.work_fd = sys_dup(work)
             if t.work_fd < 0:
                 raise OSError(-t.work_fd, os.strerror(-t.work_fd))
-            check(inherit_nothing(t.work_fd))
+            check(work_inherit_nothing(t.work_fd))
             t.state_fd = sys_dup(work if state is None else state)
             check(t.state_fd)
             for r in (links_open(t), origins_open(t)):
@@ -541,23 +526,34 @@ cdef class Tree:
 
     def info(self, node):
         cdef Table *t = self._open()
+        cdef char name[NAME_LIMIT + 1]
+        cdef size_t length = 0
+        cdef uint64_t parent = 0
+        cdef uint32_t type_
+        cdef uint16_t branch
+        cdef bint merged
         cdef Stat st
         cdef Node *n = node_pin(t, node)
+        cdef int r
         if n == NULL:
             raise OSError(ESTALE, os.strerror(ESTALE))
-        try:
-            check(node_stat(t, n, &st))
+        with nogil:
+            r = node_stat(t, n, &st)
+            # Only copied under the lock: making an object can let another thread have the GIL,
+            # who then waits for the lock with it.
             mutex_lock(&t.lock)
-            try:
-                return NodeInfo(
-                    n.names.parent.id if n.names != NULL else 0,
-                    n.names.text[:n.names.length] if n.names != NULL else b"",
-                    n.type, n.branch, st.stx_size, st.stx_nlink,
-                    n.dir != NULL and (n.dir.count > 1 or n.branch != 0))
-            finally:
-                mutex_unlock(&t.lock)
-        finally:
+            if n.names != NULL:
+                parent = n.names.parent.id
+                length = n.names.length
+                memcpy(name, n.names.text, length)
+            type_ = n.type
+            branch = n.branch
+            merged = n.dir != NULL and (n.dir.count > 1 or n.branch != 0)
+            mutex_unlock(&t.lock)
             node_unpin(t, n)
+        check(r)
+        return NodeInfo(
+            parent, name[:length], type_, branch, st.stx_size, st.stx_nlink, merged)
 
     def copy_up(self, node, keep=WHOLE):
         cdef Table *t = self._open()

@@ -14,7 +14,7 @@ from . import trees
 from .operations import Outcome, Step
 from .torn import CODES, tear
 from .trees import DEPTH, NAMES, Dir, Found
-from .unions import Checked, Layout, Reference, Union
+from .unions import UNLINKED_DIRECTORY, Checked, Layout, Reference, Union
 
 
 class Difference(AssertionError):
@@ -133,7 +133,11 @@ class Comparison:
         expected, given = (side.program.perform(step) for side in self._sides)
         if expected == given or given is NotImplemented:
             return
-        if not (self._reference.explains(step, expected, given) or self._holes_allow(step, given)):
+        reason = self._reference.explains(step, expected, given)
+        if reason == UNLINKED_DIRECTORY:
+            for side in self._sides:  # the file is not the same any more
+                side.program.perform(("close", step[1]))
+        elif not (reason or self._holes_allow(step, given)):
             self._differ(step[0], f"{step}\nreference: {expected}\n  subject: {given}")
 
     def _holes_allow(self, step: Step, given: Outcome) -> bool:

@@ -208,6 +208,16 @@ EXAMPLES = (
         steps=[("rename", "a", "b", "")],
     ),
     Example(
+        name="an open file is changed whose directory was removed with it",
+        lowers=[FULL],
+        steps=[
+            ("open", 0, "b/a", "RDONLY", 0),
+            ("remove_tree", "b"),
+            ("fchmod", 0, 0o600),
+            ("fstat", 0),
+        ],
+    ),
+    Example(
         name="special files are copied up with all they have",
         lowers=[
             branch(

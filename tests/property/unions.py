@@ -21,6 +21,10 @@ from .trees import Attributes, Found
 #: No sequence takes this long: a mount that hangs is aborted, and the comparison fails.
 LIFE_SECONDS = 60
 
+#: The row of docs/differences.md after which the two sides have different files open.
+UNLINKED_DIRECTORY = "unlinked-directory"
+_CHANGING_OPENED = {"fchmod", "fchown", "futimens", "fsetxattr"}
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -155,6 +159,8 @@ class Kernel:
     def explains(self, step: Step, own: Outcome, other: Outcome) -> str | None:
         if step[0] == "fstat" and isinstance(own, Attributes) and own.nlink == 1:
             return "unlinked-nlink" if other == own._replace(nlink=0) else None
+        if step[0] in _CHANGING_OPENED and own == "ENOENT" and other is None:
+            return UNLINKED_DIRECTORY
         return None
 
 

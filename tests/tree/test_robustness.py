@@ -5,6 +5,7 @@ import random
 import resource
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -368,6 +369,25 @@ def test_threads_in_one_tree(make_union: Callable[..., Union], limit: int) -> No
     union.restart()
     for i in range(8):
         assert union.names(f"d{i}") == ["s", "stays"]
+
+
+def test_threads_that_ask_for_nodes(base: Path) -> None:
+    """In a process of their own: who waits for a lock with the interpreter's stops them all."""
+    code = """
+import os, sys, threading
+from unionfs._tree import ROOT, Tree
+sys.setswitchinterval(1e-6)
+tree = Tree([os.open(sys.argv[1], os.O_PATH)])
+def ask():
+    for _ in range(20_000):
+        tree.info(ROOT)
+threads = [threading.Thread(target=ask) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    subprocess.run([sys.executable, "-c", code, base], check=True, timeout=50)
 
 
 def test_one_copy_however_many_ask(union: Union) -> None:

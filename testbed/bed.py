@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 CHECKOUT = Path(__file__).parents[1]
@@ -85,16 +84,11 @@ class Bed:
             me = self._keeper.pid
             self._pid = int(Path(f"/proc/{me}/task/{me}/children").read_text())
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.kill()  # and by --kill-child the first process, whose end ends all others

@@ -168,11 +168,11 @@ def _fork(listener: socket.socket, line: Lifeline, mount: Mount) -> int:
     try:
         daemon.default_signals()
         os.close(line.ours)
-        Path("/proc/self/comm").write_text("unionfs-mount")  # what ps shows
         if not _readable(line.theirs, listener.fileno())[0]:
             connection, _ = listener.accept()
             os.write(tell, b"x")
             os.close(tell)
+            Path("/proc/self/comm").write_text("unionfs-mount")  # what ps shows
             _answer(connection, mount)
     except BaseException:
         log.exception("a mount for somebody else failed")

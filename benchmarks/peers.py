@@ -235,7 +235,10 @@ def mount(peer: Peer, branches: Branches) -> Mounted:
         seconds = time.perf_counter() - started
         said.seek(0)
         text = said.read().decode(errors="replace").strip()
-    mounted = Mounted(branches.mount_point, _new_children(before), seconds, text)
+    servers = _new_children(before)
+    if status == 0 and peer.only_starts:
+        servers = [_server_by_note(branches)]
+    mounted = Mounted(branches.mount_point, servers, seconds, text)
     if status != 0 or not os.path.ismount(branches.mount_point):
         _end(mounted.servers)
         raise PeerError(text or f"exit status {status} and nothing mounted")
@@ -271,7 +274,7 @@ def unmount(mounted: Mounted) -> None:
             _end(mounted.servers)
             raise PeerError(refusal)
         time.sleep(0.05)
-    while running := [pid for pid in mounted.servers if os.waitpid(pid, os.WNOHANG)[0] == 0]:
+    while running := [pid for pid in mounted.servers if _runs(pid)]:
         mounted.servers = running
         if time.monotonic() > deadline:
             _end(running)
@@ -342,7 +345,21 @@ def _new_children(before: set[int]) -> list[int]:
     return [pid for pid in new if os.waitpid(pid, os.WNOHANG)[0] == 0]
 
 
+def _server_by_note(branches: Branches) -> int:
+    """The process that serves a union and is no child of ours, as it says in the upper."""
+    note = branches.upper / ".wh..wh.work/work/mounted-by"
+    return int(note.read_text().split()[0])
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == 0
+    except ChildProcessError:  # a child of unionfs-mountd
+        return Path(f"/proc/{pid}").exists()
+
+
 def _end(pids: list[int]) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        while _runs(pid):
+            time.sleep(0.001)

@@ -41,16 +41,21 @@ class BuildPrograms(build_scripts):
     def run(self) -> None:
         compiler = new_compiler()
         customize_compiler(compiler)
+        # tools/sanitize.py builds beside others, and what it compiles with it has to link with.
+        flags = os.environ.get("LDFLAGS", "").split()
+        objects_dir = self.get_finalized_command("build").build_temp
         self.mkpath(self.build_dir)
         for source in self.scripts:
             objects = compiler.compile(
                 [source],
-                output_dir="build/programs",
+                output_dir=objects_dir,
                 macros=[("VERSION", f'"{VERSION}"')],
                 extra_preargs=["-O2", "-std=gnu11"],
             )
             program = f"unionfs-{Path(source).stem}"
-            compiler.link_executable(objects, program, output_dir=self.build_dir)
+            compiler.link_executable(
+                objects, program, output_dir=self.build_dir, extra_postargs=flags
+            )
 
 
 setup(

@@ -6,9 +6,9 @@ parent.  Who asks is `unionfs-quickmount` (programs/quickmount.c, where the requ
 The child becomes what the caller is: it enters the caller's namespaces, root and current directory,
 and runs on the caller's CPUs.  Then it serves the mount, as the daemon of `unionfs-mount` does.
 
-Nobody gets more than he has.  Only the user that runs this process is served, and somebody in other
-namespaces only if he may mount in them himself: else he might be in a sandbox of that user's, whose
-mounts the child could change and he not.
+Nobody gets more than he has.  Only the user that runs this process is served; where this process
+may mount as root does, or would have to enter other namespaces, only who may mount there himself.
+Else he might be in a sandbox of that user's, whose mounts the child could change and he not.
 """
 
 import fcntl
@@ -203,7 +203,10 @@ def _read(connection: socket.socket) -> Request | None:
     # Read it in any case: if something is left unread, the kernel tells the caller that, and not
     # the answer.
     connection.settimeout(_PATIENCE)
-    request = _receive(connection)
+    try:
+        request = _receive(connection)
+    except OSError:  # he went away, or sends nothing
+        return None
     connection.settimeout(None)
     if request is None or uid != os.geteuid() or not _become(request, pid):
         return None
@@ -232,7 +235,7 @@ def _become(request: Request, pid: int) -> bool:
         if not _is_namespace(fd, "self", name)
     ]
     try:
-        if strange and not _may_mount(request, pid):
+        if (strange or _is_administrator("self")) and not _may_mount(request, pid):
             return False
         os.sched_setaffinity(0, os.sched_getaffinity(pid))
         for fd, kind in strange:
@@ -258,16 +261,17 @@ def _may_mount(request: Request, pid: int) -> bool:
         owned = os.path.sameopenfile(owner, request.users)
     finally:
         os.close(owner)
-    return owned and _is_namespace(request.users, str(pid), "user") and _is_administrator(pid)
+    caller = str(pid)
+    return owned and _is_namespace(request.users, caller, "user") and _is_administrator(caller)
 
 
 def _is_namespace(fd: int, process: str, name: str) -> bool:
     return os.path.samestat(os.fstat(fd), os.stat(f"/proc/{process}/ns/{name}"))
 
 
-def _is_administrator(pid: int) -> bool:
+def _is_administrator(process: str) -> bool:
     """Whether a process has CAP_SYS_ADMIN in its own user namespace."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
     return False

@@ -317,10 +317,13 @@ def test_another_user_is_not_served(
     assert not is_mounted(union.mountpoint)
 
 
-def test_who_may_not_mount_in_his_namespace_is_not_helped(union: Union, mountd: Mountd) -> None:
+@pytest.mark.parametrize("enter", [(), ("unshare", "--mount")], ids=["same", "other"])
+def test_who_may_not_mount_in_his_namespace_is_not_helped(
+    union: Union, mountd: Mountd, enter: tuple[str, ...]
+) -> None:
     done = mountd.mount(
         union.lower, union.upper, union.mountpoint,
-        wrapper=("unshare", "--mount", "setpriv", "--bounding-set=-sys_admin", "--"),
+        wrapper=(*enter, "setpriv", "--bounding-set=-sys_admin", "--"),
     )  # fmt: skip
     assert done.returncode == 43, done.stderr
     assert not is_mounted(union.mountpoint)

@@ -36,7 +36,10 @@ cdef int part(Table *t, Op *op, Node *n) noexcept nogil:
     fd = node_open_orphan(t, n)
     if fd < 0:
         return fd
-    change_begin(t, n, NULL)
+    r = change_begin(t, n, NULL, op.may_wait)
+    if r != 0:
+        sys_close(fd)
+        return r
     mutex_lock(&t.lock)
     if n.names != NULL and n.orphan_fd < 0:
         n.orphan_fd = fd

@@ -528,7 +528,7 @@ cdef int bring_name(Table *t, Node *n, Node *parent, const char *text,
     r = node_path_ref(t, n, &file)
     if r == 0:
         # Who removes or renames the name waits, lest the link comes after that.
-        change_begin(t, n, NULL)
+        change_begin(t, n, NULL, True)
         mutex_lock(&t.lock)
         name = name_find_locked(t, parent, text, length)
         missing = name != NULL and name.node == n and name.branch != 0

@@ -35,6 +35,7 @@ from unionfs._marks cimport (
     mark_reserved,
 )
 from unionfs._nodes cimport (
+    ATTEMPTS,
     ENTRY_BELOW,
     ENTRY_CLOSED,
     ENTRY_WHITEOUT,
@@ -82,7 +83,6 @@ from unionfs._sys cimport (
 cdef enum:
     # So many look-ups (times branches) without a listing, and an index is worth building.
     INDEX_AFTER = 16
-    ATTEMPTS = 100
 
 cdef struct Found:
     # What a name turned out to be.

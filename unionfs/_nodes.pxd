@@ -244,7 +244,8 @@ cdef Name *name_find_locked(Table *t, Node *parent, const char *text, size_t len
 cdef Name *name_add_locked(Table *t, Node *parent, const char *text, size_t length, Node *n,
                            uint16_t branch) noexcept nogil
 # The names of one node, or of two, are about to change on the branch (other may be NULL).
-cdef void change_begin(Table *t, Node *n, Node *other) noexcept nogil
+# WOULD_WAIT if one of them is being copied up and the caller may not wait for that.
+cdef int change_begin(Table *t, Node *n, Node *other, bint may_wait) noexcept nogil
 cdef void change_end_locked(Table *t, Node *n) noexcept nogil
 cdef void name_remove_locked(Table *t, Name *name, Fd **doomed) noexcept nogil
 

@@ -386,19 +386,25 @@ cdef void name_remove_locked(Table *t, Name *name, Fd **doomed) noexcept nogil:
     free(name)
 
 
-cdef inline bint is_busy(const Node *n) noexcept nogil:
-    return n.changing or n.state == COPYING
-
-
-cdef void change_begin(Table *t, Node *n, Node *other) noexcept nogil:
+cdef int change_begin(Table *t, Node *n, Node *other, bint may_wait) noexcept nogil:
     """From here to `change_end_locked` whoever reaches for the nodes by name waits."""
+    cdef bint copying
+    cdef int r = 0
     mutex_lock(&t.lock)
-    while is_busy(n) or (other != NULL and is_busy(other)):
-        cond_wait(&t.settled, &t.lock)
-    n.changing = True
-    if other != NULL:
-        other.changing = True
+    while r == 0:
+        copying = n.state == COPYING or (other != NULL and other.state == COPYING)
+        if copying and not may_wait:
+            r = WOULD_WAIT
+        elif copying or n.changing or (other != NULL and other.changing):
+            cond_wait(&t.settled, &t.lock)
+        else:
+            break
+    if r == 0:
+        n.changing = True
+        if other != NULL:
+            other.changing = True
     mutex_unlock(&t.lock)
+    return r
 
 
 cdef void change_end_locked(Table *t, Node *n) noexcept nogil:

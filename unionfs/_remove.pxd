@@ -25,6 +25,7 @@ cdef void spot_unmark(Spot *s) noexcept nogil
 cdef bint name_in_upper(Table *t, Spot *s) noexcept nogil
 cdef int empty_out(Table *t, Spot *s, Node *n) noexcept nogil
 # The names of nodes change from `hold_names` on, to the end or to `keep_names`.
-cdef int hold_names(Table *t, Node *n, Node *other, Node *losing, int *orphan_fd) noexcept nogil
+cdef int hold_names(Table *t, Op *op, Node *n, Node *other, Node *losing,
+                    int *orphan_fd) noexcept nogil
 cdef void keep_names(Table *t, Node *n, Node *other, int orphan_fd) noexcept nogil
 cdef void uncount(Table *t, Node *n) noexcept nogil

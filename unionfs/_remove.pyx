@@ -121,10 +121,12 @@ cdef void forget_name(Table *t, Spot *s, Node *n, int orphan_fd) noexcept nogil:
         sys_close(orphan_fd)
 
 
-cdef int hold_names(Table *t, Node *n, Node *other, Node *losing, int *orphan_fd) noexcept nogil:
+cdef int hold_names(Table *t, Op *op, Node *n, Node *other, Node *losing,
+                    int *orphan_fd) noexcept nogil:
     """From here on the names of the nodes (other may be NULL) are ours, and no copy-up is under
     way. `losing`, if there is one, loses a name: *orphan_fd is to keep its file, else it is -1."""
     cdef uint16_t branch
+    cdef int r
     while True:
         orphan_fd[0] = -1
         if losing != NULL:
@@ -132,7 +134,11 @@ cdef int hold_names(Table *t, Node *n, Node *other, Node *losing, int *orphan_fd
             orphan_fd[0] = node_open_orphan(t, losing)
             if orphan_fd[0] < 0:
                 return orphan_fd[0]
-        change_begin(t, n, other)
+        r = change_begin(t, n, other, op.may_wait)
+        if r != 0:
+            if orphan_fd[0] >= 0:
+                sys_close(orphan_fd[0])
+            return r
         if losing == NULL or losing.branch == branch:
             return 0
         keep_names(t, n, other, orphan_fd[0])   # copied up meanwhile: it is another file now
@@ -200,7 +206,7 @@ cdef int change_unlink(Table *t, Op *op, Node *parent, const char *name,
     if r == 0:
         r = spot_open(t, op, &s, parent, name, length)
     if r == 0:
-        r = hold_names(t, n, NULL, n, &orphan_fd)
+        r = hold_names(t, op, n, NULL, n, &orphan_fd)
         if r == 0:
             r = remove_file(t, &s, n)
             if r == 0:
@@ -276,7 +282,7 @@ cdef int change_rmdir(Table *t, Op *op, Node *parent, const char *name,
             r = orphan_fd
         else:
             r = remove_directory(t, &s, n)
-            change_begin(t, n, NULL)
+            change_begin(t, n, NULL, True)  # a directory: no copy-up of it takes long
             if r == 0:
                 forget_name(t, &s, n, orphan_fd)
             else:

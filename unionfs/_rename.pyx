@@ -275,15 +275,15 @@ cdef void renamed(Table *t, Spot *source, Spot *target, Node *n, Node *other, in
         sys_close(orphan_fd)
 
 
-cdef int rename_ready(Table *t, Spot *source, Spot *target, Node *n, Node *other,
+cdef int rename_ready(Table *t, Op *op, Spot *source, Spot *target, Node *n, Node *other,
                       uint32_t flags) noexcept nogil:
     """The change itself; everything is in the upper that has to be."""
     cdef bint swapped = (flags & RENAME_EXCHANGE) != 0
     cdef int orphan_fd
     cdef int r = clear_way(t, source, target, n, other, swapped)
     if r == 0:
-        r = hold_names(t, n, other, NULL if swapped else other, &orphan_fd)
-    if r < 0:
+        r = hold_names(t, op, n, other, NULL if swapped else other, &orphan_fd)
+    if r != 0:
         return r
     if swapped:
         r = sys_renameat2(source.directory.fd, source.name, target.directory.fd, target.name,
@@ -315,7 +315,7 @@ cdef int rename_nodes(Table *t, Op *op, Spot *source, Spot *target, Node *n, Nod
         return r
     r = spot_open(t, op, target, target.parent, target.name, target.length)
     if r == 0:
-        r = rename_ready(t, source, target, n, other, flags)
+        r = rename_ready(t, op, source, target, n, other, flags)
         ref_drop(t, &target.directory)
     ref_drop(t, &source.directory)
     return r

@@ -154,6 +154,15 @@ def default_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+def has_capability(number: int, process: int | str = "self") -> bool:
+    """Whether a process has a capability of capabilities(7) in its own user namespace."""
+    with open(f"/proc/{process}/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"CapEff:"):
+                return bool(int(line.split()[1], 16) >> number & 1)
+    return False
+
+
 def raise_descriptor_limit() -> None:
     """A union holds a descriptor for each branch and each file without a name."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -235,7 +235,7 @@ def _become(request: Request, pid: int) -> bool:
         if not _is_namespace(fd, "self", name)
     ]
     try:
-        if (strange or _is_administrator("self")) and not _may_mount(request, pid):
+        if (strange or daemon.has_capability(_CAP_SYS_ADMIN)) and not _may_mount(request, pid):
             return False
         os.sched_setaffinity(0, os.sched_getaffinity(pid))
         for fd, kind in strange:
@@ -261,17 +261,12 @@ def _may_mount(request: Request, pid: int) -> bool:
         owned = os.path.sameopenfile(owner, request.users)
     finally:
         os.close(owner)
-    caller = str(pid)
-    return owned and _is_namespace(request.users, caller, "user") and _is_administrator(caller)
+    return (
+        owned
+        and _is_namespace(request.users, pid, "user")
+        and daemon.has_capability(_CAP_SYS_ADMIN, pid)
+    )
 
 
-def _is_namespace(fd: int, process: str, name: str) -> bool:
+def _is_namespace(fd: int, process: int | str, name: str) -> bool:
     return os.path.samestat(os.fstat(fd), os.stat(f"/proc/{process}/ns/{name}"))
-
-
-def _is_administrator(process: str) -> bool:
-    """Whether a process has CAP_SYS_ADMIN in its own user namespace."""
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
-    return False

@@ -79,7 +79,9 @@ class Session:
             options.io == "auto"
             and kernel.may_pass_through([branch.fd for branch in stack.branches])
         )
-        keep_open = options.copyup == "open" or not _overrides_permissions()
+        # The kernel has checked an application's rights when it opened the file; a server that
+        # opens by node, later, must not be refused by a mode that has changed since.
+        keep_open = options.copyup == "open" or not daemon.has_capability(_CAP_DAC_OVERRIDE)
         with ExitStack() as clones:
             tree = Tree(
                 [_without_submounts(fd, clones) for fd in stack.lower_fds],
@@ -332,19 +334,6 @@ def _unseen(directory: int, change: Callable[[], None]) -> None:
     finally:
         with suppress(PermissionError):  # another user's directory that we may write
             os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def _overrides_permissions() -> bool:
-    """Whether this process may open whatever a branch holds.
-
-    The kernel has checked an application's rights when it opened the file; a server that opens
-    by node, later, must not be refused by a mode that has changed since.
-    """
-    with open("/proc/self/status", "rb") as status:
-        for line in status:
-            if line.startswith(b"CapEff:"):
-                return bool(int(line.split()[1], 16) >> _CAP_DAC_OVERRIDE & 1)
-    return False
 
 
 def _queues() -> int:

@@ -35,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     base = Path(tempfile.mkdtemp(prefix="unionfs-", dir=parent))
     base.chmod(0o1777)
     os.environ["TMPDIR"] = tempfile.tempdir = str(base)
+    os.environ.pop("PYTHONUNBUFFERED", None)  # it hides what a program forgets to flush
     config.stash[_base] = base
 
 

@@ -8,6 +8,8 @@ from typing import Final
 
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUSER: Final = 0x10000000
+MADV_POPULATE_READ: Final = 22
+MADV_POPULATE_WRITE: Final = 23
 MNT_DETACH: Final = 2
 UMOUNT_NOFOLLOW: Final = 8
 
@@ -34,3 +36,6 @@ def make_read_only(fd: int) -> None:
 
 def setns(fd: int, kind: int) -> None:
     """setns(2): enter the namespace of a descriptor; `kind` is one of CLONE_NEW*."""
+
+def madvise(start: int, length: int, advice: int) -> None:
+    """madvise(2), by address."""

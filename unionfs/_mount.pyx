@@ -1,6 +1,6 @@
 # cython: language_level=3
 """The system calls of mounting, which the module os does not have."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint64_t, uintptr_t
 
 import os
 
@@ -32,8 +32,13 @@ cdef extern from "<fcntl.h>" nogil:
     const int AT_EMPTY_PATH
     const int O_CLOEXEC
 
+cdef extern from "<sys/mman.h>" nogil:
+    int c_madvise "madvise"(void *address, size_t length, int advice)
+
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
+MADV_POPULATE_READ = 22
+MADV_POPULATE_WRITE = 23
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
@@ -118,3 +123,11 @@ def make_read_only(int fd):
 
 def setns(int fd, int kind):
     check(c_setns(fd, kind), errno, None)
+
+
+def madvise(uintptr_t start, size_t length, int advice):
+    cdef int result, error
+    with nogil:
+        result = c_madvise(<void *>start, length, advice)
+        error = errno
+    check(result, error, None)

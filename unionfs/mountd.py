@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ from typing import Final, NamedTuple
 
 from unionfs import _mount, daemon, log
 from unionfs.errors import MountdUnusable
+from unionfs.prefault import Prefault
 from unionfs.version import VERSION
 
 #: Mounts with these arguments, calls the second when the mount answers, and serves it; returns the
@@ -45,9 +47,9 @@ _BACKLOG: Final = 64
 # A request is sent before its sender waits; one that does not come must not keep a child.
 _PATIENCE: Final = 10
 _PAUSE: Final = 1.0
-# The mount that was asked for goes first: on one CPU the fork for the next one made it take half as
-# long again (10 ms in the place of 6.5).  In seconds.
-_HEAD_START: Final = 0.01
+# The mount that was asked for goes first, and what waits for it, unless somebody else asks: on one
+# CPU the fork for the next one takes 2 ms of it.  In seconds.
+_HEAD_START: Final = 0.2
 
 
 class Request(NamedTuple):
@@ -86,15 +88,17 @@ def serve(path: str, mount: Mount) -> None:
         # A collection in a child would write to every object, and the memory is shared no more.
         gc.collect()
         gc.freeze()
+        prefault = Prefault()
         while True:
-            taken = _fork(listener, line, mount)
+            taken = _fork(listener, line, prefault, mount)
             try:
                 if _readable(signalled, taken)[0]:
                     return
                 if os.read(taken, 1) == b"":
                     log.error("a process that was to wait for a request has ended")
                     time.sleep(_PAUSE)
-                time.sleep(_HEAD_START)
+                if _readable(signalled, listener.fileno(), within=_HEAD_START)[0]:
+                    return
             finally:
                 os.close(taken)
 
@@ -116,12 +120,15 @@ def _lifeline() -> Iterator[Lifeline]:
         os.close(line.ours)
 
 
-def _readable(*fds: int) -> list[bool]:
-    """Sleep until one of the descriptors can be read, or its other end is closed: which."""
+def _readable(*fds: int, within: float | None = None) -> list[bool]:
+    """Which of the descriptors can be read, or have lost their other end.
+
+    Sleeps until there is one, at most `within` seconds.
+    """
     poll = select.poll()
     for fd in fds:
         poll.register(fd, select.POLLIN)
-    ready = [fd for fd, _ in poll.poll()]
+    ready = [fd for fd, _ in poll.poll(None if within is None else within * 1000)]
     return [fd in ready for fd in fds]
 
 
@@ -159,7 +166,7 @@ def _is_answered(path: str) -> bool:
     return True
 
 
-def _fork(listener: socket.socket, line: Lifeline, mount: Mount) -> int:
+def _fork(listener: socket.socket, line: Lifeline, prefault: Prefault, mount: Mount) -> int:
     """Have a child wait for a request; returns a descriptor that tells when it has taken one."""
     taken, tell = os.pipe()
     if os.fork():
@@ -168,22 +175,25 @@ def _fork(listener: socket.socket, line: Lifeline, mount: Mount) -> int:
     try:
         daemon.default_signals()
         os.close(line.ours)
+        if not any(_readable(line.theirs, listener.fileno(), within=0)):
+            prefault.take()
         if not _readable(line.theirs, listener.fileno())[0]:
             connection, _ = listener.accept()
             os.write(tell, b"x")
             os.close(tell)
             Path("/proc/self/comm").write_text("unionfs-mount")  # what ps shows
-            _answer(connection, mount)
+            _answer(connection, prefault, mount)
     except BaseException:
         log.exception("a mount for somebody else failed")
     finally:
         os._exit(0)
 
 
-def _answer(connection: socket.socket, mount: Mount) -> None:
+def _answer(connection: socket.socket, prefault: Prefault, mount: Mount) -> None:
     def ready() -> None:
         connection.send(b"\0")
         connection.close()
+        prefault.learn()
 
     status: int | None = None
     try:
@@ -191,6 +201,10 @@ def _answer(connection: socket.socket, mount: Mount) -> None:
         if request is not None:
             status = mount(request.arguments, ready, connection.fileno())
     finally:
+        try:
+            sys.stdout.flush()  # os._exit does not
+        except OSError:
+            status = None  # who asked says the same, and what went wrong
         with suppress(OSError):  # answered already, or he went away
             connection.send(bytes([_DECLINED if status is None else status]))
 

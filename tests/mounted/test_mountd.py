@@ -124,7 +124,7 @@ def test_the_slow_path_works_in_a_child(union: Union, mountd: Mountd) -> None:
 
 
 def test_a_child_is_no_larger(union: Union, mountd: Mountd) -> None:
-    """What it shares with its parent costs nothing."""
+    """What it shares with its parent costs nothing, also in one that copies pages in advance."""
 
     def private(pid: int) -> int:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -133,8 +133,10 @@ def test_a_child_is_no_larger(union: Union, mountd: Mountd) -> None:
     unionfs_mount(union.lower, union.upper, union.mountpoint)
     alone = private(server(union))
     unmount(union)
-    mountd.mount(union.lower, union.upper, union.mountpoint)
-    assert private(server(union)) < alone
+    for _ in range(2):
+        mountd.mount(union.lower, union.upper, union.mountpoint)
+        assert private(server(union)) < alone
+        unmount(union)
 
 
 def test_paths_are_the_callers(union: Union, mountd: Mountd) -> None:

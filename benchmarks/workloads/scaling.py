@@ -66,7 +66,7 @@ def by_clients(session: Session) -> Samples:
             yield Sample("open+close, by clients", len(tree.files) / seconds, "op/s", count)
 
 
-@workload("scaling-mounts", scaling=True)
+@workload("scaling-mounts", starts=True, scaling=True)
 def by_mounts(session: Session) -> Samples:
     """One more mount beside ever more that are at rest, and what one of those holds."""
     if session.peer.command is None:

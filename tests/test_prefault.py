@@ -18,9 +18,8 @@ PAGE = mmap.PAGESIZE
 def memory() -> Iterator[mmap.mmap]:
     """Pages that children share until somebody writes to them."""
     memory = mmap.mmap(-1, PAGES * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)  # each page is copied by itself
     memory.write(b"x" * PAGES * PAGE)
-    # A mapping of its own: no page of it belongs to a larger one.
-    memory.madvise(mmap.MADV_NOHUGEPAGE)
     yield memory
     memory.close()
 
@@ -31,8 +30,9 @@ def in_a_child(work: Callable[[], bytes]) -> bytes:
     if child == 0:
         try:
             os.write(write, work())
-        finally:
             os._exit(0)
+        finally:
+            os._exit(1)
     os.close(write)
     with open(read, "rb") as file:
         answer = file.read()
@@ -45,11 +45,11 @@ def address(memory: mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
-def own_pages(start: int) -> bytes:
-    """For each page whether this process shares it with nobody."""
-    own = list(prefault._own_pages())
+def copied(start: int) -> bytes:
+    """For each page whether this process, a child, has a copy of its own."""
+    runs = list(prefault._copied([prefault.Range(start, start + PAGES * PAGE)]))
     return bytes(
-        any(run.start <= page < run.end for run in own)
+        any(run.start <= page < run.end for run in runs)
         for page in range(start, start + PAGES * PAGE, PAGE)
     )
 
@@ -66,12 +66,12 @@ def test_the_next_child_has_what_the_first_wrote_to(memory: mmap.mmap) -> None:
     def first() -> bytes:
         write_to(memory, 3, 4, 5, 10)
         shared.learn()
-        return own_pages(start)
+        return copied(start)
 
     def second() -> bytes:
-        before = own_pages(start)
+        before = copied(start)
         shared.take()
-        return before + own_pages(start)
+        return before + copied(start)
 
     expected = bytes(page in (3, 4, 5, 10) for page in range(PAGES))
     assert in_a_child(first) == expected
@@ -86,16 +86,16 @@ def test_the_first_list_stays(memory: mmap.mmap) -> None:
         def write() -> bytes:
             write_to(memory, page)
             shared.learn()
-            return b""
+            return b"done"
 
         return write
 
     def taker() -> bytes:
         shared.take()
-        return own_pages(start)
+        return copied(start)
 
-    in_a_child(writer(1))
-    in_a_child(writer(2))
+    assert in_a_child(writer(1)) == b"done"
+    assert in_a_child(writer(2)) == b"done"
     assert in_a_child(taker) == bytes(page == 1 for page in range(PAGES))
 
 
@@ -103,17 +103,40 @@ def test_a_list_of_what_is_not_there_any_more_does_nothing(memory: mmap.mmap) ->
     shared = Prefault()
 
     def first() -> bytes:
-        gone = mmap.mmap(-1, 64 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        gone.write(bytes(64 * PAGE))
+        write_to(memory, 1)
         shared.learn()
         return b"learnt"
 
     def second() -> bytes:
+        memory.close()
         shared.take()
         return b"taken"
 
     assert in_a_child(first) == b"learnt"
     assert in_a_child(second) == b"taken"
+
+
+def test_without_a_pagemap_there_is_no_list(
+    memory: mmap.mmap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = address(memory)
+    shared = Prefault()
+
+    def first() -> bytes:
+        def refuse(*arguments: object, **how: object) -> None:
+            raise PermissionError
+
+        write_to(memory, 1)
+        monkeypatch.setattr(prefault, "open", refuse, raising=False)
+        shared.learn()
+        return b"nothing learnt"
+
+    def second() -> bytes:
+        shared.take()
+        return copied(start)
+
+    assert in_a_child(first) == b"nothing learnt"
+    assert in_a_child(second) == bytes(PAGES)
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,12 @@ from unionfs._nodes cimport (
     Fd,
     Node,
     Table,
-    change_begin,
     change_end_locked,
     name_remove_locked,
     node_set_key_locked,
 )
 from unionfs._operations cimport Op
-from unionfs._reach cimport node_open_orphan
+from unionfs._remove cimport hold_names
 from unionfs._sys cimport mutex_lock, mutex_unlock, sys_close
 
 
@@ -31,14 +30,9 @@ cdef int part(Table *t, Op *op, Node *n) noexcept nogil:
     """The node gives up its name, and keeps the file that is open: -ESTALE, a Verdict, -errno."""
     cdef Fd *doomed = NULL
     cdef int fd, r = settle(t, n, op.may_wait)
+    if r == 0:
+        r = hold_names(t, op, n, NULL, n, &fd)
     if r != 0:
-        return r
-    fd = node_open_orphan(t, n)
-    if fd < 0:
-        return fd
-    r = change_begin(t, n, NULL, op.may_wait)
-    if r != 0:
-        sys_close(fd)
         return r
     mutex_lock(&t.lock)
     if n.names != NULL and n.orphan_fd < 0:

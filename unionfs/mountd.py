@@ -1,8 +1,9 @@
 """Mounts by a process that has started already: what `unionfs-mountd` does.
 
 Nearly all that a mount takes is the interpreter and its imports.  This process has both behind
-it, and always one child that waits for a request; what a child does not change, it shares with its
-parent.  Who asks is `unionfs-quickmount` (programs/quickmount.c, where the request is described).
+it, and nearly always a child that waits for a request; what a child does not change, it shares
+with its parent.  Who asks is `unionfs-quickmount` (programs/quickmount.c, where the request is
+described).
 The child becomes what the caller is: it enters the caller's namespaces, root and current directory,
 and runs on the caller's CPUs.  Then it serves the mount, as the daemon of `unionfs-mount` does.
 

@@ -2,13 +2,13 @@
 
 A forked child shares its parent's memory until one of them writes to it: then the kernel copies
 the page, in a fault each.  To start a mount writes to some 800 pages, which took a third of the
-time that it takes in a forked child.  What one child has written to its brothers will write to:
-the first makes a list for those after it.
+time that it takes in a forked child.  What one child has written to, its siblings will: the first
+makes a list for those after it.
 """
 
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -16,10 +16,11 @@ from unionfs import _mount
 
 _RUN: Final = struct.Struct("QQ")  # first and last address; zeros follow the last run
 _ROOM: Final = 1 << 16
-# /proc/self/pagemap has an entry for each page (Documentation/admin-guide/mm/pagemap.rst): this
-# one is in memory, and nobody else has it mapped.
+# /proc/self/pagemap has an entry for each page (Documentation/admin-guide/mm/pagemap.rst).
 _ENTRY: Final = struct.Struct("Q")
-_OURS: Final = 1 << 63 | 1 << 56
+_PRESENT: Final = 1 << 63
+_FILE: Final = 1 << 61  # or shared memory: nobody has copied it
+_EXCLUSIVE: Final = 1 << 56  # nobody else has it mapped
 
 
 class Range(NamedTuple):
@@ -34,8 +35,10 @@ class Prefault:
 
     def __init__(self) -> None:
         self._written = mmap.mmap(-1, _ROOM)  # shared by all of them
+        # Only what is there before the fork: a child may map gigabytes later.
+        self._data = list(_mappings(b"rw-p"))
         self._code = list(_mappings(b"r-xp"))
-        self._map_code()  # what only a child has mapped would count as its own
+        self._map_code()  # else it is private memory of the child, by the kernel's count
 
     def take(self) -> None:
         """In a child: map all code, and copy what a child before it has written to.
@@ -44,7 +47,7 @@ class Prefault:
         """
         self._map_code()
         for start, end in _RUN.iter_unpack(self._written):
-            if not end:
+            if end <= start:
                 break
             _populate(Range(start, end), _mount.MADV_POPULATE_WRITE)
 
@@ -53,13 +56,17 @@ class Prefault:
             _populate(code, _mount.MADV_POPULATE_READ)
 
     def learn(self) -> None:
-        """In a child: list the pages that it shares with nobody, if there is no list yet."""
-        if any(self._written[: _RUN.size]):
-            return
-        text = b"".join(_RUN.pack(*run) for run in _own_pages())[:_ROOM]
-        # The first run says that the list is there.
-        self._written[_RUN.size : len(text)] = text[_RUN.size :]
-        self._written[: _RUN.size] = text[: _RUN.size]
+        """In a child, once: list the pages it has copied, if there is no list yet.
+
+        There is none where /proc/self/pagemap cannot be read.
+        """
+        with self._written as written, suppress(OSError):
+            if any(written[: _RUN.size]):
+                return
+            text = b"".join(_RUN.pack(*run) for run in _copied(self._data))[:_ROOM]
+            # The first run says that the list is there.
+            written[_RUN.size : len(text)] = text[_RUN.size :]
+            written[: len(text[: _RUN.size])] = text[: _RUN.size]
 
 
 def _populate(what: Range, advice: int) -> None:
@@ -67,16 +74,17 @@ def _populate(what: Range, advice: int) -> None:
         _mount.madvise(what.start, what.end - what.start, advice)
 
 
-def _own_pages() -> Iterator[Range]:
+def _copied(ranges: Iterable[Range]) -> Iterator[Range]:
+    """The pages that this process has copied from its parent."""
     with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-        for start, end in _mappings(b"rw-p"):
+        for start, end in ranges:
             pagemap.seek(start // mmap.PAGESIZE * _ENTRY.size)
             entries = pagemap.read((end - start) // mmap.PAGESIZE * _ENTRY.size)
             pages = range(start, end, mmap.PAGESIZE)
             yield from _runs(
                 page
-                for page, (entry,) in zip(pages, _ENTRY.iter_unpack(entries), strict=True)
-                if entry & _OURS == _OURS
+                for page, (entry,) in zip(pages, _ENTRY.iter_unpack(entries), strict=False)
+                if entry & (_PRESENT | _FILE | _EXCLUSIVE) == _PRESENT | _EXCLUSIVE
             )
 
 

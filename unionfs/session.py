@@ -284,8 +284,8 @@ def become_daemon(options: MountOptions, ready: Callable[[], None], keep: int) -
     daemon.detach([keep, *(branch.fd for branch in stack.branches)])
 
     def mounted() -> None:
+        daemon.silence()  # first: who reads what we print waits for its end
         ready()
-        daemon.silence()
 
     return _serve_detached(options, stack, mounted, None)
 

@@ -49,9 +49,9 @@ _BACKLOG: Final = 64
 _PATIENCE: Final = 10
 _PAUSE: Final = 1.0
 # The mount that was asked for goes first, and what waits for it, unless somebody else asks: on one
-# CPU the fork for the next one takes 2 ms from it.  A container says its first word 50 ms after its
+# CPU the fork for the next one takes 5 ms from it.  A container says its first word 50 ms after its
 # mount is there.  In seconds.
-_HEAD_START: Final = 0.06
+_HEAD_START: Final = 0.2
 
 
 class Request(NamedTuple):

@@ -87,30 +87,26 @@ def remove(upper: int, name: str) -> None:
 def probe(scratch: int, upper: str, whiteout: Whiteout) -> bool:
     """Try what the whiteout format needs; returns whether trusted.* attributes may be written.
 
-    Raises `FilesystemLacks`, which names the branch `upper`.
+    The scratch space is empty, and is so again; to make and remove a directory in it for this
+    takes ext4 longer than all the rest.  Raises `FilesystemLacks`, which names the branch `upper`.
     """
-    name = f"probe-{os.urandom(8).hex()}"
-    os.mkdir(name, 0o700, dir_fd=scratch)
-    fd = -1
     try:
-        fd = os.open(name, _OPEN_DIRECTORY, dir_fd=scratch)
-        trusted = _can_set(fd, OVERLAY_OPAQUE[0])
-        if whiteout == "overlay":
-            if not trusted and not _can_set(fd, OVERLAY_OPAQUE[1]):
+        fd = _make_file(scratch, upper, whiteout)
+        try:
+            trusted = _can_set(fd, OVERLAY_OPAQUE[0])
+            if whiteout == "overlay" and not trusted and not _can_set(fd, OVERLAY_OPAQUE[1]):
                 raise FilesystemLacks(
                     path=upper,
                     feature="extended attributes, which mark opaque directories",
                     advice="use whiteout=aufs or another filesystem",
                 )
-            _probe_devices(fd, upper)
-        else:
-            _probe_names(fd, upper)
-    finally:
-        if fd >= 0:
-            for child in os.listdir(fd):
-                os.unlink(child, dir_fd=fd)
+        finally:
             os.close(fd)
-        os.rmdir(name, dir_fd=scratch)
+        if whiteout == "overlay":
+            _probe_devices(scratch, upper)
+    finally:
+        for name in os.listdir(scratch):
+            os.unlink(name, dir_fd=scratch)
     return trusted
 
 
@@ -137,11 +133,15 @@ def _can_set(fd: int, attribute: str) -> bool:
         raise
 
 
-def _probe_names(fd: int, upper: str) -> None:
-    """A union as the upper's filesystem may keep the names of whiteouts to itself."""
+def _make_file(scratch: int, upper: str, whiteout: Whiteout) -> int:
+    """A file of any name, or with the name of a whiteout where whiteouts have names."""
+    name = ".wh.probe" if whiteout == "aufs" else "file"
     try:
-        os.close(os.open(".wh.probe", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=fd))
+        return os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=scratch)
     except PermissionError:
+        if whiteout != "aufs":
+            raise
+        # A union as the upper's filesystem may keep such names to itself.
         raise FilesystemLacks(
             path=upper,
             feature="names that begin with .wh.",
@@ -150,7 +150,10 @@ def _probe_names(fd: int, upper: str) -> None:
 
 
 def _probe_devices(fd: int, upper: str) -> None:
-    """Whiteouts of kernel overlayfs are character devices 0/0, put in place by one rename."""
+    """Whiteouts of kernel overlayfs are character devices 0/0, put in place by one rename.
+
+    Here it is the place of `file`, which `_make_file` has made.
+    """
     import ctypes  # only this format needs the one call that the module os does not have
 
     try:
@@ -161,7 +164,6 @@ def _probe_devices(fd: int, upper: str) -> None:
             feature=f"whiteout devices (mknod c 0 0: {error.strerror})",
             advice="use whiteout=aufs or another filesystem",
         ) from None
-    os.close(os.open("file", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=fd))
     libc = ctypes.CDLL(None, use_errno=True)
     for old, new, flag, name in (
         (b"whiteout", b"file", _RENAME_EXCHANGE, "RENAME_EXCHANGE"),

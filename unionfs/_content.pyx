@@ -22,6 +22,7 @@ from libc.string cimport memcpy, strcmp, strncmp
 from unionfs._backing cimport backing_part
 from unionfs._descriptors cimport ref_drop
 from unionfs._directories cimport dir_ref
+from unionfs._dropbehind cimport STREAM_LEAST, drop_behind
 from unionfs._handles cimport handle_find_locked, handle_new
 from unionfs._identity cimport keep_origin
 from unionfs._idmap cimport (
@@ -319,6 +320,8 @@ cdef int64_t content_read(Table *t, Node *n, uint64_t handle, char *buffer, int 
     if r == 0:
         if n.branch == 0:
             spare_atime(t, flags, &ref)
+        if size >= STREAM_LEAST:
+            drop_behind(t, n, ref.fd, offset)
         if pipe >= 0:
             r = splice_all(ref.fd, pipe, size, offset)
         else:

@@ -23,6 +23,7 @@ cdef enum:
     ROOT_ID = 1
     NAME_LIMIT = 255
     LINK_NAME = 24          # bytes for a name made of an inode number
+    STREAMS = 16            # so many large files are watched while they are read
     # A rename can meet every attempt to reach a node by its name; not this often.
     ATTEMPTS = 100
 
@@ -154,6 +155,13 @@ cdef struct Branch:
     uint32_t fs             # branches on one filesystem share a number; the upper's is 0
     Override override       # whether and how it keeps owners and modes in an attribute
 
+cdef struct Stream:
+    # A large file that is being read (_dropbehind.pyx).
+    uint64_t node
+    uint64_t offset         # of the last request
+    uint64_t dropped        # up to here
+    bint cold               # the branch did not have the file in memory
+
 cdef struct Handle:
     # An open file where OPEN is kept: the rights of the moment of opening.
     uint64_t node           # 0: free
@@ -192,6 +200,7 @@ cdef struct Table:
     uint64_t inline_limit   # files up to this size are copied up without the slow path
     uint64_t serial         # names in the work directory
     uint32_t copying
+    Stream streams[STREAMS]  # by node id; of two with the same place the latter
     # nodes
     Node **nodes            # by id
     uint64_t nodes_size

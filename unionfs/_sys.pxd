@@ -69,6 +69,15 @@ cdef extern from *:
     static inline int64_t sys_pread(int fd, void *b, size_t n, int64_t o) {
         return NEG(pread(fd, b, n, o));
     }
+    /* How many bytes of a range are in the page cache: cachestat(2), Linux 6.5. */
+    static inline int64_t sys_cached(int fd, uint64_t o, uint64_t n) {
+        uint64_t range[2] = {o, n}, found[5] = {0};
+        long r = syscall(451, fd, range, found, 0);
+        return r < 0 ? -errno : (int64_t)(found[0] * (uint64_t)sysconf(_SC_PAGESIZE));
+    }
+    static inline int sys_drop_cached(int fd, int64_t o, int64_t n) {
+        return -posix_fadvise(fd, o, n, POSIX_FADV_DONTNEED);
+    }
     static inline int64_t sys_pwrite(int fd, const void *b, size_t n, int64_t o) {
         return NEG(pwrite(fd, b, n, o));
     }
@@ -396,6 +405,8 @@ cdef extern from *:
     int sys_set_flags(int fd, int flags) noexcept nogil
     int sys_dup_over(int fd, int over) noexcept nogil
     int64_t sys_pread(int fd, void *buffer, size_t size, int64_t offset) noexcept nogil
+    int64_t sys_cached(int fd, uint64_t offset, uint64_t size) noexcept nogil
+    int sys_drop_cached(int fd, int64_t offset, int64_t size) noexcept nogil
     int64_t sys_pwrite(int fd, const void *buffer, size_t size, int64_t offset) noexcept nogil
     int64_t sys_read(int fd, void *buffer, size_t size) noexcept nogil
     int64_t sys_write(int fd, const void *buffer, size_t size) noexcept nogil

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from testbed.memory import private_memory
+
 MOUNT_TIMEOUT = 30.0
 UNMOUNT_TIMEOUT = 30.0
 
@@ -74,17 +76,8 @@ class Mounted:
     """What the mount command wrote."""
 
     def private_memory(self) -> int:
-        """Private memory of all serving processes and their descendants, in bytes.
-
-        Private_Clean + Private_Dirty of /proc/PID/smaps_rollup: what would be free again if the
-        processes ended.
-        """
-        total = 0
-        for pid in self.processes():
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith(("Private_Clean:", "Private_Dirty:")):
-                    total += int(line.split()[1]) * 1024
-        return total
+        """Private memory of all serving processes and their descendants, in bytes."""
+        return sum(map(private_memory, self.processes()))
 
     def cpus(self) -> set[int]:
         """The CPUs the serving threads may run on: a server may have pinned itself."""

@@ -2,11 +2,11 @@
 
 import ctypes
 import mmap
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.posix.process import Running
 from unionfs import prefault
 from unionfs.prefault import Prefault
 
@@ -25,18 +25,8 @@ def memory() -> Iterator[mmap.mmap]:
 
 
 def in_a_child(work: Callable[[], bytes]) -> bytes:
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(write, work())
-            os._exit(0)
-        finally:
-            os._exit(1)
-    os.close(write)
-    with open(read, "rb") as file:
-        answer = file.read()
-    assert os.waitpid(child, 0)[1] == 0
+    answer = Running(work).result()
+    assert isinstance(answer, bytes)
     return answer
 
 

@@ -1,4 +1,4 @@
-"""The system calls of mounting, which the module os does not have.
+"""System calls that the module os does not have: those of mounting, and madvise(2).
 
 Each that may wait releases the GIL: unmounting waits for answers of the very mount that goes.
 Each raises OSError.

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The system calls of mounting, which the module os does not have."""
+"""System calls that the module os does not have: those of mounting, and madvise(2)."""
 from libc.stdint cimport uint64_t, uintptr_t
 
 import os

@@ -69,10 +69,11 @@ cdef extern from *:
     static inline int64_t sys_pread(int fd, void *b, size_t n, int64_t o) {
         return NEG(pread(fd, b, n, o));
     }
-    /* How many bytes of a range are in the page cache: cachestat(2), Linux 6.5. */
+    #define CACHESTAT 451 /* Linux 6.5 */
+    /* How many bytes of a range are in the page cache: cachestat(2). */
     static inline int64_t sys_cached(int fd, uint64_t o, uint64_t n) {
         uint64_t range[2] = {o, n}, found[5] = {0};
-        long r = syscall(451, fd, range, found, 0);
+        long r = syscall(CACHESTAT, fd, range, found, 0);
         return r < 0 ? -errno : (int64_t)(found[0] * (uint64_t)sysconf(_SC_PAGESIZE));
     }
     static inline int sys_drop_cached(int fd, int64_t o, int64_t n) {

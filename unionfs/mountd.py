@@ -3,9 +3,9 @@
 Nearly all that a mount takes is the interpreter and its imports.  This process has both behind
 it, and nearly always a child that waits for a request; what a child does not change, it shares
 with its parent.  Who asks is `unionfs-quickmount` (programs/quickmount.c, where the request is
-described).
-The child becomes what the caller is: it enters the caller's namespaces, root and current directory,
-and runs on the caller's CPUs.  Then it serves the mount, as the daemon of `unionfs-mount` does.
+described).  The child becomes what the caller is: it enters the caller's namespaces, root and
+current directory, and runs on the caller's CPUs.  Then it serves the mount, as the daemon of
+`unionfs-mount` does.
 
 Nobody gets more than he has.  Only the user that runs this process is served; where this process
 may mount as root does, or would have to enter other namespaces, only who may mount there himself.

@@ -64,9 +64,10 @@ class Prefault:
             if any(written[: _RUN.size]):
                 return
             text = b"".join(_RUN.pack(*run) for run in _copied(self._data))[:_ROOM]
+            first, others = text[: _RUN.size], text[_RUN.size :]
             # The first run says that the list is there.
-            written[_RUN.size : len(text)] = text[_RUN.size :]
-            written[: len(text[: _RUN.size])] = text[: _RUN.size]
+            written[_RUN.size : _RUN.size + len(others)] = others
+            written[: len(first)] = first
 
 
 def _populate(what: Range, advice: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.memory import private_memory
 from tests.conftest import processes_about
 from tests.containers.engines import MOUNT_PROGRAM
 from tests.mounted.harness import mounts_below, needs_root, place, wait_until
@@ -45,12 +46,6 @@ def mount(place: Path) -> None:
 
 def unmount(place: Path) -> None:
     subprocess.run(["fusermount3", "-u", place / "merged"], check=True, timeout=60)
-
-
-def private_memory(pid: int) -> int:
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    lines = (line.split() for line in text.splitlines())
-    return sum(int(line[1]) * 1024 for line in lines if line[0].startswith("Private_"))
 
 
 def oom_score_allowed() -> str:

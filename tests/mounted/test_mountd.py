@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.memory import private_memory
 from tests.conftest import OrdinaryUser
 from tests.mounted.commands import command, is_mounted, unionfs_mount
 from tests.mounted.harness import Union, detach, needs_root, only_unionfs, status, wait_until
@@ -123,12 +124,6 @@ def test_the_slow_path_works_in_a_child(union: Union, mountd: Mountd) -> None:
     assert status(union.mountpoint)["copy_ups"] == 1
 
 
-def private(pid: int) -> int:
-    """The process's private memory in KiB."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return sum(map(int, re.findall(r"^Private_\w+: +(\d+) kB$", text, re.MULTILINE)))
-
-
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -136,24 +131,24 @@ def children(pid: int) -> list[int]:
 def test_a_child_is_no_larger(union: Union, mountd: Mountd) -> None:
     """What it shares with its parent costs nothing, also in one that has copied pages before."""
     unionfs_mount(union.lower, union.upper, union.mountpoint)
-    alone = private(server(union))
+    alone = private_memory(server(union))
     unmount(union)
     parent = mountd.process.pid
     wait_until(lambda: bool(children(parent)), "a child waits")
     first = children(parent)[0]
-    waiting = private(first)
+    waiting = private_memory(first)
     mountd.mount(union.lower, union.upper, union.mountpoint)
     assert server(union) == first
-    assert waiting < private(first) < alone
+    assert waiting < private_memory(first) < alone
     unmount(union)
 
     def second() -> list[int]:
         return [child for child in children(parent) if child != first]
 
-    wait_until(lambda: any(private(child) > 2 * waiting for child in second()), "it copies pages")
+    wait_until(lambda: any(private_memory(one) > 2 * waiting for one in second()), "it copies")
     mountd.mount(union.lower, union.upper, union.mountpoint)
     assert [server(union)] == second()[:1]
-    assert private(server(union)) < alone
+    assert private_memory(server(union)) < alone
     unmount(union)
 
 

@@ -11,10 +11,12 @@ import pytest
 
 from tests.mounted.harness import Union, needs_root, only_unionfs
 from tests.mounted.tracing import needs_strace, traced
+from unionfs import daemon
 
 pytestmark = [pytest.mark.timeout(60), only_unionfs]
 
 MIB = 1 << 20
+CAP_SYS_RESOURCE = 24
 PIPE_MAX_SIZE = Path("/proc/sys/fs/pipe-max-size")
 # A queue of FUSE over io_uring gives a reply a place of its own: nothing is spliced there.
 NO_URING = {"io_uring": "off"}
@@ -121,9 +123,7 @@ def test_a_file_that_changes_its_length_meanwhile(place: Path) -> None:
 
 def may_exceed_limits() -> bool:
     """Whether the daemon has CAP_SYS_RESOURCE, as root mostly does."""
-    status = Path("/proc/self/status").read_text()
-    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    return bool(int(effective.split()[1], 16) >> 24 & 1)
+    return daemon.has_capability(CAP_SYS_RESOURCE)
 
 
 @pytest.fixture

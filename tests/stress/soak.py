@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from testbed.memory import private_memory
 from tests.mounted.harness import Union, status
 from tests.stress.run import may_drop_caches
 
@@ -121,11 +122,10 @@ class Work:
 
 def watch(union: Union, cycles: int) -> Sample:
     said = status(union.mountpoint)
-    rollup = Path(f"/proc/{union.pid}/smaps_rollup").read_text().splitlines()
     return Sample(
         cycles=cycles,
         lookups=sum(plane["count"] for plane in said["requests"]["LOOKUP"].values()),
-        memory=sum(int(line.split()[1]) << 10 for line in rollup if line.startswith("Private_")),
+        memory=private_memory(union.pid),
         descriptors=len(os.listdir(f"/proc/{union.pid}/fd")),
         nodes=said["nodes"],
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.memory import private_memory
 from tests.mounted.harness import PEER, Union, needs_root
 
 COUNT = 100_000
@@ -14,12 +15,6 @@ COUNT = 100_000
 MEMORY = 200 << 20
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def memory(pid: int) -> int:
-    """The memory that a process shares with no other, its parent least of all, in bytes."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
 def descriptors(pid: int) -> int:
@@ -50,7 +45,7 @@ def check_and_remove(union: Union, directory: Path) -> None:
     assert os.listdir(directory) == []
     directory.rmdir()
     if not PEER:
-        assert memory(union.pid) < MEMORY
+        assert private_memory(union.pid) < MEMORY
         assert descriptors(union.pid) < 1024
 
 

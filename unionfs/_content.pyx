@@ -65,6 +65,7 @@ from unionfs._sys cimport (
     O_NONBLOCK,
     O_RDONLY,
     O_TRUNC,
+    SEEK_END,
     S_IFDIR,
     S_IFLNK,
     S_IFREG,
@@ -106,6 +107,10 @@ from unionfs._xattrs cimport (
     xattr_store_ids,
     xattr_to_disk,
 )
+
+cdef enum:
+    COPY_AT_ONCE = 524288       # bytes that copy_file_range(2) copies on a thread that may not wait
+
 
 # --- opening --------------------------------------------------------------------------------
 
@@ -402,7 +407,10 @@ cdef int content_fallocate(Table *t, Op *op, Node *n, uint64_t handle, int mode,
 cdef int64_t content_copy_range(Table *t, Op *op, Node *source, uint64_t source_handle,
                                 uint64_t source_offset, Node *n, uint64_t handle,
                                 uint64_t offset, uint64_t length) noexcept nogil:
-    """copy_file_range(2): a clone where the branches' filesystem can."""
+    """copy_file_range(2): a clone where the branches' filesystem can.
+
+    What a READ may ask for is copied at once: waking a pool thread takes longer than a small file.
+    """
     cdef Ref from_ref, to_ref
     cdef int64_t from_at = <int64_t>source_offset, to_at = <int64_t>offset
     cdef int64_t r = need_upper(t, op, n, WHOLE_SIZE)
@@ -411,6 +419,10 @@ cdef int64_t content_copy_range(Table *t, Op *op, Node *source, uint64_t source_
     r = data_ref(t, source, source_handle, False, &from_ref)
     if r < 0:
         return r
+    if not op.may_wait and length > COPY_AT_ONCE and (
+            sys_lseek(from_ref.fd, 0, SEEK_END) - from_at > COPY_AT_ONCE):
+        ref_drop(t, &from_ref)
+        return WOULD_WAIT
     r = data_ref(t, n, handle, True, &to_ref)
     if r == 0:
         r = sys_copy_file_range(from_ref.fd, &from_at, to_ref.fd, &to_at, <size_t>length)

@@ -232,15 +232,15 @@ add(OP_FALLOCATE, b"FALLOCATE", POOLED, on_fallocate, sizeof(FallocateIn), LONG)
 add(OP_READDIRPLUS, b"READDIRPLUS", NATIVE, on_readdirplus, sizeof(ReadIn), b"")
 add(OP_RENAME2, b"RENAME2", NATIVE, on_rename2, sizeof(Rename2In), b"", 0)
 add(OP_LSEEK, b"LSEEK", NATIVE, on_lseek, sizeof(LseekIn), b"")
-add(OP_COPY_FILE_RANGE, b"COPY_FILE_RANGE", POOLED, on_copy_file_range, sizeof(CopyFileRangeIn),
-    LONG, 16)
+add(OP_COPY_FILE_RANGE, b"COPY_FILE_RANGE", NATIVE, on_copy_file_range, sizeof(CopyFileRangeIn),
+    b"", 16)
 add(OP_SETUPMAPPING, b"SETUPMAPPING", DECLINED, on_declined, 0, NO_DAX)
 add(OP_REMOVEMAPPING, b"REMOVEMAPPING", DECLINED, on_declined, 0, NO_DAX)
 add(OP_SYNCFS, b"SYNCFS", DECLINED, on_declined, 0, b"sent to block devices and virtiofs only")
 add(OP_TMPFILE, b"TMPFILE", NATIVE, on_tmpfile, sizeof(CreateIn), b"")
 add(OP_STATX, b"STATX", NATIVE, on_statx, sizeof(StatxIn), b"")
-add(OP_COPY_FILE_RANGE_64, b"COPY_FILE_RANGE_64", POOLED, on_copy_file_range_64,
-    sizeof(CopyFileRangeIn), LONG, 16)
+add(OP_COPY_FILE_RANGE_64, b"COPY_FILE_RANGE_64", NATIVE, on_copy_file_range_64,
+    sizeof(CopyFileRangeIn), b"", 16)
 
 OPCODES = tuple(_table)
 del _table

@@ -114,6 +114,32 @@ def test_copying_up_a_large_file(place: Path, copies: int) -> None:
     subprocess.run(["umount", tmpfs], check=True)
 
 
+@pytest.mark.parametrize("asked", [1 << 20, 1 << 62])
+def test_a_range_is_copied_beside_other_work(place: Path, asked: int) -> None:
+    """copy_file_range(2) of more than a READ may ask for; cp asks for as much as there can be."""
+    size = 1 << 20
+    union = Union(place)
+    make_elsewhere(union.lower)
+    build(union.lower, {"file": b"r" * size})
+    with union:
+        root = union.mountpoint
+
+        def copy(number: int) -> None:
+            with open(root / "file", "rb") as source, open(root / f"copy{number}", "wb") as target:
+                while os.copy_file_range(source.fileno(), target.fileno(), asked):
+                    pass
+
+        # More copies than there are threads that read requests.
+        work = [lambda number=number: copy(number) for number in range(3)]
+        with held_in(union, ["copy_file_range"], work) as futures:
+            for number in range(100):
+                assert (root / f"elsewhere/d{number}/file").read_text() == str(number)
+            (root / "elsewhere/new").write_text("new")
+            assert not any(future.done() for future in futures)
+        for number in range(3):
+            assert (root / f"copy{number}").read_bytes() == b"r" * size
+
+
 def test_what_changes_the_copied_file_waits_for_it(place: Path) -> None:
     """Beside a copy-up nothing is lost or done twice: rename, unlink, a second writer."""
     size = 16 << 20

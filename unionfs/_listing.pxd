@@ -16,4 +16,5 @@ cdef void listing_remove_locked(Table *t, Node *directory, const char *text, siz
                                 bint whiteout) noexcept nogil
 # Nothing below the directory counts any more.
 cdef void listing_forget_below_locked(Dir *d) noexcept nogil
-cdef void listing_shrink(Table *t, uint64_t idle_ns) noexcept nogil
+# Drops the listings that nobody has read for a minute, or all that nobody reads this instant.
+cdef void listing_shrink(Table *t, bint everything) noexcept nogil

@@ -56,8 +56,9 @@ cdef enum:
     DENTS_SIZE = 65536
     FIRST_COOKIE = 3        # 1 and 2 continue after "." and ".."
     FIRST_ENTRIES = 16
-    # About 100 MB. Beyond it, listings that nobody has read for a minute go: without OPENDIR
-    # nobody says when he has finished reading, and a listing built anew has other offsets.
+    # About 100 MB. Beyond it, and when memory is short, listings that nobody has read for a minute
+    # go: without OPENDIR nobody says when he has finished reading, and a listing built anew has
+    # other offsets.
     ENTRIES_LIMIT = 2000000
     IDLE_NS = 60000000000
 
@@ -357,16 +358,15 @@ cdef Listing *listing_get(Table *t, Node *n, int *error) noexcept nogil:
             crowded = t.listing_entries > ENTRIES_LIMIT
             mutex_unlock(&t.lock)
             if crowded:
-                listing_shrink(t, IDLE_NS)
+                listing_shrink(t, False)
             return l
         # A name came or went while the branches were read, or somebody was quicker.
         mutex_unlock(&t.lock)
         listing_free(l)
 
 
-cdef void listing_shrink(Table *t, uint64_t idle_ns) noexcept nogil:
-    """Drops the listings that nobody has read for so long."""
-    cdef uint64_t i, now = sys_monotonic_ns()
+cdef void listing_shrink(Table *t, bint everything) noexcept nogil:
+    cdef uint64_t i, now = sys_monotonic_ns(), idle_ns = 0 if everything else IDLE_NS
     cdef Node *n
     mutex_lock(&t.lock)
     for i in range(t.nodes_size):

@@ -183,4 +183,5 @@ cdef int64_t tree_where(Table *t, uint64_t node, int *branch, char *buffer,
                         size_t size) noexcept nogil
 cdef void tree_stats(Table *t, TreeStats *out) noexcept nogil
 # Gives descriptors and listings that nobody uses back to the system.
-cdef void tree_shrink(Table *t) noexcept nogil
+# Gives back what is kept for later; with `everything` also the listings that may be being read.
+cdef void tree_shrink(Table *t, bint everything) noexcept nogil

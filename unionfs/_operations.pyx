@@ -63,6 +63,7 @@ from unionfs._sys cimport (
     sys_close,
     sys_dup,
     sys_fstatfs,
+    sys_give_back,
 )
 
 
@@ -533,6 +534,7 @@ cdef void tree_stats(Table *t, TreeStats *out) noexcept nogil:
     mutex_unlock(&t.lock)
 
 
-cdef void tree_shrink(Table *t) noexcept nogil:
-    listing_shrink(t, 0)
+cdef void tree_shrink(Table *t, bint everything) noexcept nogil:
+    listing_shrink(t, everything)
     fd_shrink(t, 0)
+    sys_give_back()

@@ -19,6 +19,7 @@ cdef extern from *:
     #include <fcntl.h>
     #include <linux/fs.h>
     #include <linux/openat2.h>
+    #include <malloc.h>
     #include <poll.h>
     #include <pthread.h>
     #include <sched.h>
@@ -62,6 +63,11 @@ cdef extern from *:
     }
     static inline int sys_close(int fd) { return NEG(close(fd)); }
     static inline int sys_eventfd(void) { return NEG(eventfd(0, EFD_CLOEXEC)); }
+    static inline void sys_give_back(void) { /* what was freed, to the kernel */
+    #ifdef __GLIBC__
+        malloc_trim(0);
+    #endif
+    }
     static inline unsigned sys_umask(unsigned mask) { return umask(mask); }
     static inline int sys_dup(int fd) { return NEG(fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
     static inline int sys_set_flags(int fd, int flags) { return NEG(fcntl(fd, F_SETFL, flags)); }
@@ -100,7 +106,6 @@ cdef extern from *:
     }
     static inline int sys_fsync(int fd) { return NEG(fsync(fd)); }
     static inline int sys_fdatasync(int fd) { return NEG(fdatasync(fd)); }
-    static inline int sys_syncfs(int fd) { return NEG(syncfs(fd)); }
     static inline int sys_ftruncate(int fd, int64_t size) { return NEG(ftruncate(fd, size)); }
     /* As by path: where the size stays a filesystem may leave mtime alone. */
     static inline int sys_truncate(int fd, int64_t size) {
@@ -116,18 +121,11 @@ cdef extern from *:
         return NEG(copy_file_range(in, oin, out, oout, n, 0));
     }
     static inline int sys_clone(int out, int in) { return NEG(ioctl(out, FICLONE, in)); }
-    static inline int sys_fchmod(int fd, unsigned mode) { return NEG(fchmod(fd, mode)); }
-    static inline int sys_fchown(int fd, unsigned uid, unsigned gid) {
-        return NEG(fchown(fd, uid, gid));
-    }
     static inline int sys_fchownat(int dirfd, const char *name, unsigned uid, unsigned gid) {
         return NEG(fchownat(dirfd, name, uid, gid, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH));
     }
     static inline int sys_utimens(int dirfd, const char *name, const struct timespec *ts) {
         return NEG(utimensat(dirfd, name, ts, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH));
-    }
-    static inline int sys_futimens(int fd, const struct timespec *ts) {
-        return NEG(futimens(fd, ts));
     }
     /* atime and mtime of a file, in the form in which sys_utimens takes them. */
     static inline void sys_times(const struct statx *st, struct timespec *ts) {
@@ -401,6 +399,7 @@ cdef extern from *:
     int sys_open_beneath(int dirfd, const char *name, int flags, unsigned mode) noexcept nogil
     int sys_close(int fd) noexcept nogil
     int sys_eventfd() noexcept nogil
+    void sys_give_back() noexcept nogil
     unsigned sys_umask(unsigned mask) noexcept nogil
     int sys_dup(int fd) noexcept nogil
     int sys_set_flags(int fd, int flags) noexcept nogil
@@ -418,19 +417,15 @@ cdef extern from *:
     int64_t sys_splice(int from_fd, int64_t *from_offset, int to_fd, size_t size) noexcept nogil
     int sys_fsync(int fd) noexcept nogil
     int sys_fdatasync(int fd) noexcept nogil
-    int sys_syncfs(int fd) noexcept nogil
     int sys_ftruncate(int fd, int64_t size) noexcept nogil
     int sys_truncate(int fd, int64_t size) noexcept nogil
     int sys_fallocate(int fd, int mode, int64_t offset, int64_t length) noexcept nogil
     int64_t sys_copy_file_range(int fd_in, int64_t *offset_in, int fd_out, int64_t *offset_out,
                                 size_t length) noexcept nogil
     int sys_clone(int fd_out, int fd_in) noexcept nogil
-    int sys_fchmod(int fd, unsigned mode) noexcept nogil
     int sys_chmodfd(int fd, unsigned mode) noexcept nogil
-    int sys_fchown(int fd, unsigned uid, unsigned gid) noexcept nogil
     int sys_fchownat(int dirfd, const char *name, unsigned uid, unsigned gid) noexcept nogil
     int sys_utimens(int dirfd, const char *name, const TimeSpec *times) noexcept nogil
-    int sys_futimens(int fd, const TimeSpec *times) noexcept nogil
     void sys_times(const Stat *st, TimeSpec *times) noexcept nogil
     int sys_mknodat(int dirfd, const char *name, unsigned mode, uint64_t rdev) noexcept nogil
     int sys_mkdirat(int dirfd, const char *name, unsigned mode) noexcept nogil

@@ -148,4 +148,9 @@ class Tree:
         """The branch (0: the upper) and the path in it."""
 
     def stats(self) -> dict[str, int]: ...
-    def shrink(self) -> None: ...
+    def shrink(self, *, everything: bool = False) -> None:
+        """Give memory back: descriptors kept for later, listings unread for a minute.
+
+        With `everything` all listings; who is reading one by offsets then misses names or sees
+        some twice.
+        """

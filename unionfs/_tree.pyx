@@ -586,8 +586,11 @@ cdef class Tree:
         tree_stats(self._open(), &stats)
         return stats
 
-    def shrink(self):
-        tree_shrink(self._open())
+    def shrink(self, *, everything=False):
+        cdef Table *t = self._open()
+        cdef bint all_ = everything
+        with nogil:
+            tree_shrink(t, all_)
 
 
 cdef Op operation(uint32_t uid, uint32_t gid, uint32_t umask):

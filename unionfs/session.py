@@ -44,6 +44,7 @@ class Session:
         self.relay: Relay | None = None  #: the slow path
         self._undo = ExitStack()
         self._undo.callback(stack.close)
+        self._tree: Tree | None = None
         self._fastpath: FastPath | None = None
         self._device: int | None = None
 
@@ -104,6 +105,7 @@ class Session:
                 static_nlink=options.static_nlink,
                 stranger=overrides.stranger(),
             )
+        self._tree = tree
         undo.callback(tree.close)
         relay = self.relay = Relay(tree)
         relay.start()
@@ -139,12 +141,29 @@ class Session:
         _read_ahead(self._device)
 
     def wait(self, *others: int) -> None:
-        """Sleep until the mount is gone, or one of `others`, which are descriptors, is readable."""
+        """Sleep until the mount is gone, or one of `others`, which are descriptors, is readable.
+
+        Whenever memory is short meanwhile, the mount gives back what it keeps for later.
+        """
+        # A mount answers before it asks for this.
+        from unionfs import pressure
+
+        assert self._tree is not None
         assert self._fastpath is not None
-        poll = select.poll()
-        for fd in (self._fastpath.done_fd, *others):
-            poll.register(fd, select.POLLIN)
-        poll.poll()
+        with pressure.watched() as short:
+            poll = select.poll()
+            for fd in (self._fastpath.done_fd, *others):
+                poll.register(fd, select.POLLIN)
+            for fd in short:
+                poll.register(fd, select.POLLPRI)
+            while True:
+                for fd, event in poll.poll():
+                    if fd not in short:
+                        return
+                    if event & select.POLLPRI:
+                        self._tree.shrink()
+                    else:
+                        poll.unregister(fd)
 
     def close(self) -> None:
         """Unmount if need be, and finish everything; returns when all is written out.

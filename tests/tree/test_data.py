@@ -145,7 +145,7 @@ def test_all_nodes_of_old_see_the_copy(union: Union) -> None:
         union.tree.write(node, where.encode())
         assert union.tree.read(node, len(where)) == where.encode()
         if where == "shrink":
-            union.tree.shrink()
+            union.tree.shrink(everything=True)
         elif where == "rename":
             union.rename("d", "e")
         assert union.tree.read(node, len(where)) == where.encode()
@@ -260,7 +260,7 @@ def test_like_bytes_in_memory(
                 union.unlink(name)
                 name, other = other, name
             case "shrink":
-                union.tree.shrink()
+                union.tree.shrink(everything=True)
             case "restart":
                 union.restart()
         assert union.read(name) == model

@@ -62,7 +62,7 @@ def test_the_number_stays_for_life(
         # Listed anew, by what is known and by what is on disk.
         for _ in range(2):
             assert [e.ino for e in union.entries(path.rpartition("/")[0]) if e.name == "x"] == [ino]
-            union.tree.shrink()
+            union.tree.shrink(everything=True)
         union.restart()
         above = path.rpartition("/")[0]
         assert [e.ino for e in union.entries(above) if e.name == "x"] == [ino]

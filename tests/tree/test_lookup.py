@@ -409,7 +409,7 @@ def test_a_directory_that_becomes_a_link_is_not_followed(union: Union, where: st
     branch = union.base / where
     put(branch, "d/f", "d/s/f")
     known, deep = union.node("d"), union.node("d/s")
-    union.tree.shrink()  # no descriptor of the directory is left
+    union.tree.shrink(everything=True)  # no descriptor of the directory is left
     os.rename(branch / "d", branch / "moved")
     (branch / "d").symlink_to(union.base / "outside")
     for node in (known, deep):
@@ -465,7 +465,7 @@ def test_a_name_that_goes_away_underneath(union: Union, where: str, shrunk: bool
     os.rmdir(union.base / where / "d")
     os.unlink(union.base / where / "f")
     if shrunk:
-        union.tree.shrink()
+        union.tree.shrink(everything=True)
     gone = {0, ENOENT, ESTALE, ENOTDIR}
     for node in nodes:
         for call in (
@@ -491,7 +491,7 @@ def test_a_name_that_changes_its_type_underneath(union: Union, shrunk: bool) -> 
     os.rename(union.lower / "d", union.lower / "moved")
     put(union.lower, "d", "f/now")
     if shrunk:
-        union.tree.shrink()
+        union.tree.shrink(everything=True)
     assert stat.S_ISDIR(union.stat("f").st_mode)
     assert stat.S_ISREG(union.stat("d").st_mode)
     assert union.read("f/now") == b"lower1: f/now"
@@ -515,7 +515,7 @@ def test_a_copy_never_mixes_two_contents(union: Union, opened: bool, shrunk: boo
     put(union.lower, "new", content=b"B" * 500_000)
     os.rename(union.lower / "new", union.lower / "f")
     if shrunk:
-        union.tree.shrink()
+        union.tree.shrink(everything=True)
     seen = union.tree.read(node, 1 << 20)
     assert len(set(seen)) == 1
     union.tree.write(node, b"x", 0)
@@ -531,6 +531,6 @@ def test_a_new_lower_name_may_stay_unseen_but_not_half_seen(union: Union, format
     put(union.lower, "d/new")
     hide(union.lower, "d/gone", format_)
     assert union.exists("d/new") == ("new" in union.names("d"))
-    union.tree.shrink()
+    union.tree.shrink(everything=True)
     assert union.names("d") == ["f", "new"]
     assert union.read("d/new") == b"lower1: d/new"

@@ -561,7 +561,7 @@ def test_deep_paths(union: Union) -> None:
         node, _ = union.tree.mkdir(node, name.encode())
     file, _ = union.tree.mknod(node, b"f", stat.S_IFREG | 0o644)
     union.tree.write(file, b"deep")
-    union.tree.shrink()
+    union.tree.shrink(everything=True)
     assert union.tree.read(file, 10) == b"deep"
     union.restart()
     node = ROOT

@@ -1,0 +1,75 @@
+"""When memory is short, a mount gives back what it keeps for later."""
+
+import mmap
+import multiprocessing
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.harness import Union, needs_root, only_unionfs, status, wait_until
+from tests.mounted.trees import build
+
+pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(120)]
+
+FILES = 100
+LIMIT = 8 << 20
+#: Control groups of version 2, then of version 1: the file that limits their memory.
+LIMITS = {"/sys/fs/cgroup": "memory.max", "/sys/fs/cgroup/memory": "memory.limit_in_bytes"}
+
+
+@contextmanager
+def small_group() -> Iterator[Path]:
+    """A control group whose processes may have LIMIT bytes."""
+    for root, limit in LIMITS.items():
+        group = Path(root, f"unionfs-test-{os.getpid()}")
+        if not Path(root, "cgroup.procs").exists():
+            continue
+        group.mkdir()
+        try:
+            if (group / limit).exists():
+                (group / limit).write_text(str(LIMIT))
+                yield group
+                return
+        finally:
+            wait_until(lambda group=group: (group / "cgroup.procs").read_text() == "", "it empties")
+            group.rmdir()
+    pytest.skip("control groups for memory cannot be made here")
+
+
+def wander(path: Path, group: Path) -> None:
+    """Read pages of a file that does not fit, for ever: each was there a moment ago."""
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        pages = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        pages.madvise(mmap.MADV_RANDOM)
+        while True:
+            pages[random.randrange(len(pages))]
+
+
+@pytest.mark.skipif(
+    not os.access("/proc/pressure/memory", os.W_OK), reason="the kernel counts no pressure (PSI)"
+)
+def test_descriptors_are_given_back(place: Path) -> None:
+    union = Union(place)
+    build(union.lower, {f"d/file{number}": "content" for number in range(FILES)})
+    large = place / "large"
+    large.write_bytes(bytes(8 * LIMIT))
+    os.sync()
+    with union, small_group() as group:
+        for number in range(FILES):
+            (union.mountpoint / f"d/file{number}").read_text()
+        assert status(union.mountpoint)["fds"] > FILES
+        hog = multiprocessing.get_context("fork").Process(target=wander, args=(large, group))
+        hog.start()
+        try:
+            wait_until(lambda: status(union.mountpoint)["fds"] < 10, "descriptors are closed", 60)
+        finally:
+            hog.kill()
+            hog.join()
+        for number in range(FILES):
+            assert (union.mountpoint / f"d/file{number}").read_text() == "content"

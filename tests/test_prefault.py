@@ -129,6 +129,29 @@ def test_without_a_pagemap_there_is_no_list(
     assert in_a_child(second) == bytes(PAGES)
 
 
+def test_address_space_that_is_kept_free_is_not_looked_at() -> None:
+    """Of the terabytes that a sanitizer maps, the list of pages alone would have gigabytes."""
+    size = 2 << 30
+    reserved = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    reserved.madvise(mmap.MADV_NOHUGEPAGE)
+    write_to(reserved, 0)
+    start = address(reserved)
+    shared = Prefault()
+
+    def first() -> bytes:
+        write_to(reserved, 0)
+        shared.learn()
+        return copied(start)
+
+    def second() -> bytes:
+        shared.take()
+        return copied(start)
+
+    assert in_a_child(first) == bytes(page == 0 for page in range(PAGES))
+    assert in_a_child(second) == bytes(PAGES)
+    reserved.close()
+
+
 @pytest.mark.parametrize(
     ("pages", "runs"),
     [

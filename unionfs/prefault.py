@@ -16,6 +16,7 @@ from unionfs import _mount
 
 _RUN: Final = struct.Struct("QQ")  # first and last address; zeros follow the last run
 _ROOM: Final = 1 << 16
+_LARGEST: Final = 1 << 30  # what is larger is address space that is kept free
 # /proc/self/pagemap has an entry for each page (Documentation/admin-guide/mm/pagemap.rst).
 _ENTRY: Final = struct.Struct("Q")
 _PRESENT: Final = 1 << 63
@@ -36,7 +37,7 @@ class Prefault:
     def __init__(self) -> None:
         self._written = mmap.mmap(-1, _ROOM)  # shared by all of them
         # Only what is there before the fork: a child may map gigabytes later.
-        self._data = list(_mappings(b"rw-p"))
+        self._data = [run for run in _mappings(b"rw-p") if run.end - run.start <= _LARGEST]
         self._code = list(_mappings(b"r-xp"))
         self._map_code()  # else it is private memory of the child, by the kernel's count
 

@@ -19,7 +19,7 @@ def draw(results: Results, directory: Path) -> list[str]:
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.hashsalt": "unionfs", "font.size": 9})
+    matplotlib.rcParams.update({"svg.hashsalt": "unionfs", "svg.fonttype": "none", "font.size": 9})
     written = []
     if results.rows(scaling=False) and KERNEL in results.peers:
         _comparison(results, directory / "comparison.svg")
@@ -67,35 +67,39 @@ def _style(number: int, peer: str) -> dict[str, str]:
 
 
 def _scaling(results: Results, path: Path) -> None:
-    """A panel for each series and placement, a line for each peer."""
+    """A panel for each series and placement, two beside each other; a line for each peer."""
     from matplotlib import pyplot
 
-    rows = results.rows(scaling=True)
+    shown = [
+        (row, placement) for row in results.rows(scaling=True) for placement in results.placements
+    ]
+    columns = 2
     figure, panels = pyplot.subplots(
-        len(rows),
-        len(results.placements),
+        -(-len(shown) // columns),
+        columns,
         squeeze=False,
-        figsize=(5 * len(results.placements), 3 * len(rows)),
+        figsize=(5 * columns, 3 * -(-len(shown) // columns)),
         layout="constrained",
     )
-    for row, line in zip(rows, panels, strict=True):
+    for panel in panels.flat[len(shown) :]:
+        panel.set_axis_off()
+    for panel, (row, placement) in zip(panels.flat, shown, strict=False):
         points = sorted(
             {key.at for key in results.samples if key.row == row and key.at is not None}
         )
-        for placement, panel in zip(results.placements, line, strict=True):
-            for number, peer in enumerate(results.peers):
-                keys = [Key(row, at, placement, peer) for at in points]
-                known = [key for key in keys if key in results.medians]
-                if known:
-                    values = [results.medians[key].value for key in known]
-                    at = [key.at for key in known]
-                    panel.plot(at, values, markersize=4, **_style(number, peer))
-            panel.set_xscale("log")
-            panel.set_yscale("log")
-            panel.grid(alpha=0.3)
-            panel.set_title(f"{row}; {PLACEMENTS[placement]}", fontsize=8)
-            panel.set_xlabel(row.rpartition("by ")[2])
-            panel.set_ylabel(results.units[row])
+        for number, peer in enumerate(results.peers):
+            keys = [Key(row, at, placement, peer) for at in points]
+            known = [key for key in keys if key in results.medians]
+            if known:
+                values = [results.medians[key].value for key in known]
+                at = [key.at for key in known]
+                panel.plot(at, values, markersize=4, **_style(number, peer))
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.grid(alpha=0.3)
+        panel.set_title(f"{row}; {PLACEMENTS[placement]}", fontsize=8)
+        panel.set_xlabel(row.rpartition("by ")[2])
+        panel.set_ylabel(results.units[row])
     panels[0][0].legend(fontsize=7)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

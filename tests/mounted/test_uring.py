@@ -19,6 +19,7 @@ from tests.mounted.test_data import (  # noqa: F401
     test_shared_mapping_of_a_lower_file_is_written,
 )
 from tests.mounted.test_progress import (  # noqa: F401
+    test_a_range_is_copied_beside_other_work,
     test_copying_up_a_large_file,
     test_fsync_in_many_threads,
     test_what_changes_the_copied_file_waits_for_it,

@@ -56,7 +56,8 @@ def _comparison(results: Results, path: Path) -> None:
         panel.set_xlabel("cost as a multiple of kernel overlayfs")
     panels[0][0].set_yticks(range(len(rows)), rows)
     panels[0][0].invert_yaxis()
-    panels[0][-1].legend(fontsize=8)
+    marks = panels[0][-1].get_legend_handles_labels()
+    figure.legend(*marks, loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 

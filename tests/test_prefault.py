@@ -132,7 +132,8 @@ def test_without_a_pagemap_there_is_no_list(
 def test_address_space_that_is_kept_free_is_not_looked_at() -> None:
     """Of the terabytes that a sanitizer maps, the list of pages alone would have gigabytes."""
     size = 2 << 30
-    reserved = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    noreserve = 0x4000  # <asm-generic/mman.h>; mmap has it from Python 3.13 on
+    reserved = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | noreserve)
     reserved.madvise(mmap.MADV_NOHUGEPAGE)
     write_to(reserved, 0)
     start = address(reserved)

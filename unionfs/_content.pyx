@@ -409,20 +409,25 @@ cdef int64_t content_copy_range(Table *t, Op *op, Node *source, uint64_t source_
                                 uint64_t offset, uint64_t length) noexcept nogil:
     """copy_file_range(2): a clone where the branches' filesystem can.
 
-    What a READ may ask for is copied at once: waking a pool thread takes longer than a small file.
+    Little from a lower is copied at once: waking a pool thread takes longer. From the upper it is
+    not: where files can be cloned, what is dirty of the source is written out first.
     """
     cdef Ref from_ref, to_ref
     cdef int64_t from_at = <int64_t>source_offset, to_at = <int64_t>offset
-    cdef int64_t r = need_upper(t, op, n, WHOLE_SIZE)
+    cdef int64_t r
+    if not op.may_wait and source.branch == 0:
+        return WOULD_WAIT
+    r = need_upper(t, op, n, WHOLE_SIZE)
     if r != 0:
         return r
     r = data_ref(t, source, source_handle, False, &from_ref)
     if r < 0:
         return r
-    if not op.may_wait and length > COPY_AT_ONCE and (
-            sys_lseek(from_ref.fd, 0, SEEK_END) - from_at > COPY_AT_ONCE):
-        ref_drop(t, &from_ref)
-        return WOULD_WAIT
+    if not op.may_wait:
+        if length > COPY_AT_ONCE and sys_lseek(from_ref.fd, 0, SEEK_END) - from_at > COPY_AT_ONCE:
+            ref_drop(t, &from_ref)
+            return WOULD_WAIT
+        length = min(length, <uint64_t>COPY_AT_ONCE)
     r = data_ref(t, n, handle, True, &to_ref)
     if r == 0:
         r = sys_copy_file_range(from_ref.fd, &from_at, to_ref.fd, &to_at, <size_t>length)

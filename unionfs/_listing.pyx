@@ -61,6 +61,7 @@ cdef enum:
     # other offsets.
     ENTRIES_LIMIT = 2000000
     IDLE_NS = 60000000000
+    BREATH = 4096           # nodes that are looked at while others wait for the lock
 
 
 cdef Listing *listing_new() noexcept nogil:
@@ -366,16 +367,21 @@ cdef Listing *listing_get(Table *t, Node *n, int *error) noexcept nogil:
 
 
 cdef void listing_shrink(Table *t, bint everything) noexcept nogil:
-    cdef uint64_t i, now = sys_monotonic_ns(), idle_ns = 0 if everything else IDLE_NS
+    cdef uint64_t i = 0, now, idle_ns = 0 if everything else IDLE_NS
     cdef Node *n
     mutex_lock(&t.lock)
-    for i in range(t.nodes_size):
+    now = sys_monotonic_ns()    # under the lock: later than any use
+    while t.listings and i < t.nodes_size:
         n = t.nodes[i]
-        if n == NULL or n.dir == NULL or n.dir.listing == NULL:
-            continue
-        if n.dir.listing.users == 1 and now - n.dir.listing.last_used >= idle_ns:
+        if n != NULL and n.dir != NULL and n.dir.listing != NULL and (
+                n.dir.listing.users == 1 and now - n.dir.listing.last_used >= idle_ns):
             listing_drop_locked(t, n.dir)
             n.dir.lookups = 0
+        i += 1
+        if i % BREATH == 0:
+            mutex_unlock(&t.lock)
+            mutex_lock(&t.lock)
+            now = sys_monotonic_ns()
     mutex_unlock(&t.lock)
 
 

@@ -182,6 +182,5 @@ cdef int tree_copy_up(Table *t, Op *op, uint64_t node, uint64_t keep) noexcept n
 cdef int64_t tree_where(Table *t, uint64_t node, int *branch, char *buffer,
                         size_t size) noexcept nogil
 cdef void tree_stats(Table *t, TreeStats *out) noexcept nogil
-# Gives descriptors and listings that nobody uses back to the system.
 # Gives back what is kept for later; with `everything` also the listings that may be being read.
 cdef void tree_shrink(Table *t, bint everything) noexcept nogil

@@ -25,7 +25,7 @@ def watched() -> Iterator[list[int]]:
     """Descriptors that poll(2) has POLLPRI for, once in 2 s at most, while memory is short.
 
     Of the machine and of this process's own control group; of neither where the kernel keeps no
-    count or does not tell this user.  POLLERR: that control group is gone.
+    count or does not tell this user.  POLLERR beside it: that control group is gone, for good.
     """
     with ExitStack() as undo:
         fds = []
@@ -40,9 +40,9 @@ def watched() -> Iterator[list[int]]:
 
 def _own_group() -> Iterator[str]:
     """Where the pressure in this process's control group (version 2) may be found."""
-    with suppress(OSError), open(_GROUPS) as file:
+    with suppress(OSError), open(_GROUPS, errors="surrogateescape") as file:
         for line in file:
             hierarchy, _, path = line.rstrip("\n").partition("::")
-            if hierarchy == "0" and path != "/":  # the root's is the machine's
+            if hierarchy == "0":
                 for mount in _GROUP_MOUNTS:
-                    yield f"{mount}{path}/memory.pressure"
+                    yield f"{mount}{path.rstrip('/')}/memory.pressure"

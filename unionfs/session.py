@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from unionfs import clones, daemon, kernel, log, overrides, workdir
+from unionfs import clones, daemon, kernel, log, overrides, pressure, workdir
 from unionfs._fastpath import FastPath
 from unionfs._tree import Tree
 from unionfs.branches import BranchStack
@@ -145,9 +145,6 @@ class Session:
 
         Whenever memory is short meanwhile, the mount gives back what it keeps for later.
         """
-        # A mount answers before it asks for this.
-        from unionfs import pressure
-
         assert self._tree is not None
         assert self._fastpath is not None
         with pressure.watched() as short:
@@ -160,10 +157,10 @@ class Session:
                 for fd, event in poll.poll():
                     if fd not in short:
                         return
-                    if event & select.POLLPRI:
+                    if event == select.POLLPRI:
                         self._tree.shrink()
                     else:
-                        poll.unregister(fd)
+                        poll.unregister(fd)  # for ever readable now: the control group is gone
 
     def close(self) -> None:
         """Unmount if need be, and finish everything; returns when all is written out.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 PREFIX, OPAQUE = ".wh.", ".wh..wh..opq"
 #: unionfs-check's words for what is left, and for what is left of that once the name is gone.
-CODES = {"whiteout-beside", "whiteout-useless"}
+CODES = {"whiteout-beside", "whiteout-useless", "whiteout-in-opaque"}
 
 
 def tear(upper: Path) -> None:

@@ -131,7 +131,7 @@ class TreeOperations:
         fail(errno.EEXIST)
 
     def drop_caches(self) -> None:
-        self._t.shrink()
+        self._t.shrink(everything=True)
 
     # names
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from errno import EMFILE, ESTALE
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
@@ -156,7 +157,7 @@ STEPS = st.one_of(
     st.tuples(
         st.just("setattr"), NODES, st.sampled_from(["mode", "uid", "size", "mtime_ns"]), SIZES
     ),
-    st.tuples(st.just("shrink")),
+    st.tuples(st.just("shrink"), st.booleans()),
 )
 
 
@@ -167,6 +168,8 @@ def perform(tree: Tree, step: tuple[object, ...]) -> None:
         tree.setattr(node, **{str(what): value})  # type: ignore[arg-type]
     elif name == "make_whole":
         copyup.make_whole(tree, *arguments)  # type: ignore[arg-type]
+    elif name == "shrink":
+        tree.shrink(everything=bool(*arguments))
     else:
         getattr(tree, str(name))(*arguments)
 
@@ -362,7 +365,9 @@ def test_threads_in_one_tree(make_union: Callable[..., Union], limit: int) -> No
 
         return work
 
-    Crew().run([change(i) for i in range(8)], [look, look, look, tree.shrink])
+    Crew().run(
+        [change(i) for i in range(8)], [look, look, look, partial(tree.shrink, everything=True)]
+    )
     for i in range(8):
         assert union.names(f"d{i}") == ["s", "stays"]
     assert tree.stats()["fds"] <= limit + 8
@@ -469,7 +474,9 @@ def test_nodes_are_reached_while_their_ancestors_are_renamed(
         assert tree.read(node, 6) == b"lower1"
         tree.forget(node)
 
-    Crew().run([rename_top, rename_middle], [reach, look, look, tree.shrink])
+    Crew().run(
+        [rename_top, rename_middle], [reach, look, look, partial(tree.shrink, everything=True)]
+    )
     assert union.names("a/b/c") == ["d", "f"]
     union.restart()
     assert union.names("a/b/c") == ["d", "f"]

@@ -414,17 +414,16 @@ cdef int64_t content_copy_range(Table *t, Op *op, Node *source, uint64_t source_
     """
     cdef Ref from_ref, to_ref
     cdef int64_t from_at = <int64_t>source_offset, to_at = <int64_t>offset
-    cdef int64_t r
-    if not op.may_wait and source.branch == 0:
-        return WOULD_WAIT
-    r = need_upper(t, op, n, WHOLE_SIZE)
+    cdef int64_t r = need_upper(t, op, n, WHOLE_SIZE)
     if r != 0:
         return r
     r = data_ref(t, source, source_handle, False, &from_ref)
     if r < 0:
         return r
     if not op.may_wait:
-        if length > COPY_AT_ONCE and sys_lseek(from_ref.fd, 0, SEEK_END) - from_at > COPY_AT_ONCE:
+        if source.branch == 0 or (
+                length > COPY_AT_ONCE
+                and sys_lseek(from_ref.fd, 0, SEEK_END) - from_at > COPY_AT_ONCE):
             ref_drop(t, &from_ref)
             return WOULD_WAIT
         length = min(length, <uint64_t>COPY_AT_ONCE)

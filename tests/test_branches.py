@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import Directories, OrdinaryUser
 from unionfs import errors
 from unionfs.branches import BranchStack
-from unionfs.options import MountOptions, escape, parse
+from unionfs.options import MountOptions, parse
+from unionfs.values import escape
 
 ROOT = os.geteuid() == 0
 

@@ -1,16 +1,18 @@
 """The command lines themselves: what they understand, say and return, without a mount."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from unionfs.cli import mount, printable, status, where
+from unionfs.cli import check, mount, mountd, printable, status, where
 from unionfs.cli.mount import read_arguments
 from unionfs.errors import UnionfsError, UsageError
-from unionfs.options import MountOptions
+from unionfs.options import KERNEL_FLAGS, OPTIONS, REFUSED, MountOptions
 from unionfs.version import VERSION
 
 
@@ -69,6 +71,33 @@ def test_help_names_every_flag(flag: str, capsys: pytest.CaptureFixture[str]) ->
     assert max(map(len, text.splitlines())) <= 100
     for name in ("-o", "-f", "-d", "--help", "--version", "-n", "-s", "-v", "-t"):
         assert f" {name}" in text
+
+
+def test_help_lists_every_option_and_every_status(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is installed has no documents: the commands themselves say all that there is."""
+    assert mount.main(["--help-options"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100
+    for name in (*OPTIONS, *KERNEL_FLAGS, *REFUSED):
+        assert re.search(rf"(^|[ ]){re.escape(name)}([=\[ ,.]|$)", text, re.MULTILINE), name
+    assert mount.main(["--help-status"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100
+    documented = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
+    assert re.findall(r"^\| (\d+) \|", documented, re.MULTILINE) == [
+        line.split()[0] for line in text.splitlines()[2:]
+    ]
+
+
+@pytest.mark.parametrize("command", [check, mount, mountd, status, where])
+def test_help_points_at_nothing_that_is_not_installed(
+    command: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        command.main(["--help"])
+    except SystemExit as end:
+        assert end.code == 0
+    assert "docs/" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

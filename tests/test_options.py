@@ -10,14 +10,12 @@ from hypothesis import strategies as st
 from unionfs.errors import UnionfsError, UnsupportedOption, UsageError
 from unionfs.options import (
     KERNEL_FLAGS,
+    OPTIONS,
     REFUSED,
     MountOptions,
-    escape,
     parse,
-    split_options,
-    split_paths,
-    unescape,
 )
+from unionfs.values import escape, split_options, split_paths, unescape
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "options.md"
 
@@ -388,15 +386,7 @@ def test_options_that_would_have_to_be_ignored_are_refused(name: str) -> None:
 
 def test_every_option_is_documented() -> None:
     text = DOCUMENT.read_text()
-    taken = (
-        "lowerdir lowerdir+ upperdir workdir whiteout copyup rename_dir volatile fsync writeback"
-    )
-    taken += (
-        " timeout threads io io_uring allow_other default_permissions fsname log_file debug context"
-        " private uidmapping gidmapping squash_to_root squash_to_uid squash_to_gid"
-        " xattr_permissions noacl static_nlink xino"
-    )
-    for name in [*taken.split(), *KERNEL_FLAGS, *REFUSED]:
+    for name in [*OPTIONS, *KERNEL_FLAGS, *REFUSED, "context", "private"]:
         assert f"`{name}" in text, f"docs/options.md does not mention {name}"
 
 

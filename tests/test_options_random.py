@@ -1,25 +1,26 @@
 """Options drawn at random: each spelling of a mount gives that mount, and nonsense our errors."""
 
+import re
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any, get_args
 
-from hypothesis import given
+import pytest
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from unionfs.cli.mount import read_arguments
-from unionfs.errors import UnionfsError
+from unionfs.errors import UnionfsError, UsageError
 from unionfs.options import (
     KERNEL_FLAGS,
+    KNOWN,
+    OPTIONS,
     REFUSED,
-    CopyUp,
-    IdRange,
     MountOptions,
-    RenameDir,
-    Whiteout,
-    escape,
     parse,
 )
+from unionfs.unknown import NO_TYPING_ERRORS
+from unionfs.values import CopyUp, IdRange, RenameDir, Whiteout, escape
 
 # As os.fsdecode gives names of any bytes, without what no path has.
 _characters = st.characters(exclude_characters="\0", exclude_categories=["Cs"]) | st.characters(
@@ -129,8 +130,52 @@ def test_every_spelling_of_a_mount(
             strings[-1] += f",{word}"
     default = parse([], ["/l", *(["/u"] if "upper" in wanted else []), "/m"])
     assert parse(strings, positionals) == default._replace(
-        lowers=tuple(lowers), mountpoint=mountpoint, **wanted
+        lowers=tuple(lowers),
+        mountpoint=mountpoint,
+        only_empty=where == "arguments" and "upper" not in wanted,
+        **wanted,
     )
+
+
+WRITTEN = [*OPTIONS, "nosuid", "noatime", "rprivate", "context", "ro", "rw", "nofail", "plugins"]
+LETTERS = "abcdefghijklmnopqrstuvwxyz_-01"
+
+
+@st.composite
+def typing_errors(draw: st.DrawFn) -> tuple[str, str]:
+    """An option, and the same with one error in it."""
+    name = draw(st.sampled_from(WRITTEN))
+    # In names of two letters only an error behind the first one is recognised.
+    at = draw(st.integers(1 if len(name) <= 3 else 0, len(name) - 1))
+    letter = draw(st.sampled_from(LETTERS))
+    wrong = draw(
+        st.sampled_from(
+            [
+                name[:at] + letter + name[at:],
+                name[:at] + letter + name[at + 1 :],
+                name[:at] + name[at + 1 :],
+                name[:at] + name[at : at + 2][::-1] + name[at + 2 :],
+                name.upper(),
+                name[:at] + name[at:].capitalize(),
+            ]
+        )
+    )
+    return name, wrong
+
+
+@given(typing_errors(), st.sampled_from(["", "=1", "=/a"]))
+def test_a_typing_error_is_never_passed_over(typed: tuple[str, str], value: str) -> None:
+    """Either it is an option too, or the error names what was written and one that exists."""
+    name, wrong = typed
+    assume(wrong not in KNOWN and wrong.lower() not in NO_TYPING_ERRORS and len(wrong) > 1)
+    assume(not wrong.startswith("x-"))
+    with pytest.raises(UnionfsError) as caught:
+        parse([wrong + value], ["/l", "/u", "/m"])
+    if isinstance(caught.value, UsageError):
+        found = re.fullmatch(r"there is no option (.*): did you mean (.*)\?", str(caught.value))
+        assert found, (name, str(caught.value))
+        assert found[1] == wrong
+        assert found[2] in KNOWN
 
 
 OTHERS = [

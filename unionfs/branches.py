@@ -27,7 +27,8 @@ from unionfs.errors import (
     WorkdirElsewhere,
     WorkdirUnusable,
 )
-from unionfs.options import MountOptions, Whiteout
+from unionfs.options import MountOptions
+from unionfs.values import Whiteout
 
 
 class Branch(NamedTuple):

@@ -27,12 +27,12 @@ class UnionfsError(Exception):
 class UsageError(UnionfsError):
     """The command line or an option's value cannot be understood."""
 
-    message = "{problem}; see --help"
+    message = "{problem}"
     exit_code = 2
 
 
 class UnsupportedOption(UnionfsError):
-    """An option that other union filesystems have and this one would have to ignore."""
+    """An option asks for what this filesystem does not do."""
 
     message = "option {option} is not supported: {reason}"
     exit_code = 3
@@ -70,14 +70,14 @@ class BranchTwice(UnionfsError):
 
 
 class UpperInsideLower(UnionfsError):
-    """What is written to the upper would appear in a lower branch, which must not change."""
+    """The upper is inside a lower branch, which must not change."""
 
     message = "upper {path} is inside lower branch {other}: choose an upper elsewhere"
     exit_code = 14
 
 
 class LowerInsideUpper(UnionfsError):
-    """What is written to the upper could change a lower branch."""
+    """A lower branch, which must not change, is inside the upper."""
 
     message = "lower branch {path} is inside upper {other}: choose an upper elsewhere"
     exit_code = 15
@@ -94,7 +94,7 @@ class UpperReadOnly(UnionfsError):
 
 
 class WorkdirElsewhere(UnionfsError):
-    """Files built in the work directory could not be renamed into the upper."""
+    """The work directory and the upper are on different filesystems or mounts."""
 
     message = (
         "work directory {path} and upper {upper} are on different filesystems or mounts: "
@@ -152,7 +152,7 @@ class MountpointBad(UnionfsError):
 
 
 class MountpointInsideBranch(UnionfsError):
-    """The union would contain itself."""
+    """The mount point is a branch or inside one: the union would contain itself."""
 
     message = (
         "mount point {path} is, or is inside, branch {other}: "
@@ -206,7 +206,7 @@ class StartFailed(UnionfsError):
 
 
 class ProcMissing(UnionfsError):
-    """Descriptors can be turned into paths, and files without a name linked, only by /proc."""
+    """There is no /proc, by which descriptors get paths and nameless files names."""
 
     message = "/proc is not mounted: mount it (mount -t proc proc /proc)"
     exit_code = 45

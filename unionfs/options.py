@@ -7,25 +7,34 @@ Spellings understood (docs/options.md lists every option):
 * ``SOURCE MOUNTPOINT -o lowerdir=...`` as mount(8) calls its helpers: with lowerdir among the
   options SOURCE is only the name that the mount table shows.
 
-Nothing here looks at the filesystem.  Relative paths are joined to the working directory and
-otherwise left alone: tidying ``a/../b`` as text is wrong where ``a`` is a symbolic link, so
-resolving is left to the kernel, when branches.py opens them.
+`OPTIONS` is the one table of options: reading, `--help-options`, the Python call's checks and the
+suggestions of unknown.py all come from it.  Nothing here looks at the filesystem.  Relative paths
+are joined to the working directory and otherwise left alone: tidying ``a/../b`` as text is wrong
+where ``a`` is a symbolic link, so the kernel resolves them when branches.py opens them.
 
 `MountOptions` is a NamedTuple and not a dataclass because the module `dataclasses` costs
 1.2 MB of private memory, and every mount is a process that would keep it.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, get_args
 
+from unionfs import values
 from unionfs.errors import UnsupportedOption, UsageError
-
-Whiteout = Literal["aufs", "overlay"]
-CopyUp = Literal["change", "open"]
-RenameDir = Literal["copy", "redirect", "exdev"]
-IoUring = Literal["auto", "off"]
-DataPath = Literal["cached", "passthrough", "auto"]
+from unionfs.values import (
+    MOST_ID,
+    CopyUp,
+    DataPath,
+    IdRange,
+    IoUring,
+    Read,
+    RenameDir,
+    Whiteout,
+    absolute,
+    split_ids,
+    split_options,
+    split_paths,
+)
 
 #: Kernel mount flags by option name (mount(2); values of <linux/mount.h>).
 KERNEL_FLAGS: Mapping[str, int] = {
@@ -81,8 +90,8 @@ _FOR_MOUNT_8 = {
 #: What security modules understand; handed to the kernel as it is.
 _SECURITY_LABELS = {"context", "fscontext", "defcontext", "rootcontext"}
 
-#: Options of other union filesystems that would change what users see.  Ignoring them would be
-#: a lie, so each is refused with its reason.
+#: Options that ask for what is not so.  Ignoring one would promise it, so each is refused with
+#: its reason.
 REFUSED: Mapping[str, str] = {
     "noxattrs": "extended attributes are always served",
     "plugins": "there are no plugins",
@@ -106,20 +115,120 @@ _PROPAGATION = {
     "unbindable",
 }
 
-_ESCAPABLE = ':,\\"'
 
-#: (uid_t)-1 is no id.
-_MOST_ID = 2**32 - 2
+def _xino(name: str, value: str | None) -> None:
+    if values.one_of("on", "auto", "off")(name, value) == "off":
+        raise UnsupportedOption(
+            option="xino=off", reason="inode numbers are always unique in the union"
+        )
 
-T = TypeVar("T", bound=str)
+
+class Option(NamedTuple):
+    """One option of the union's own."""
+
+    field: str  #: of `MountOptions`; "": it is checked, and changes nothing
+    read: Read
+    shape: str  #: what --help-options shows behind the name
+    help: str
 
 
-class IdRange(NamedTuple):
-    """Ids of files, `size` from `disk` on, that the mount shows as those from `shown` on."""
+#: By name.  The order is that of --help-options.
+OPTIONS: Mapping[str, Option] = {
+    "lowerdir": Option("lowers", values.raw, "=A[:B...]", "read-only branches, topmost first"),
+    "lowerdir+": Option("lowers", values.text, "=A", "one more lower, below those given so far"),
+    "upperdir": Option("upper", values.path, "=U", "the branch that takes all changes"),
+    "workdir": Option(
+        "workdir", values.path, "=W", "where files are built; default: .wh..wh.work inside U"
+    ),
+    "whiteout": Option(
+        "whiteout",
+        values.one_of(*get_args(Whiteout)),
+        "=aufs|overlay",
+        "the format in which deletions are stored",
+    ),
+    "copyup": Option(
+        "copyup",
+        values.one_of(*get_args(CopyUp)),
+        "=change|open",
+        "copy a lower file when it changes, or when opened for writing",
+    ),
+    "rename_dir": Option(
+        "rename_dir",
+        values.one_of(*get_args(RenameDir)),
+        "=copy|redirect|exdev",
+        "rename a directory with content in a lower: copy, mark, or fail",
+    ),
+    "volatile": Option("volatile", values.switch(True), "", "never wait for the disk"),
+    "fsync": Option(
+        "volatile", values.meaning_of({"0": True, "1": False}), "=0|1", "0 is volatile"
+    ),
+    "noacl": Option("acls", values.switch(False), "", "no POSIX ACLs"),
+    "static_nlink": Option(
+        "static_nlink", values.switch(True), "", "the link count of every directory is 1"
+    ),
+    "xino": Option("", _xino, "=on|auto", "inode numbers are unique, as always"),
+    "writeback": Option(
+        "writeback",
+        values.meaning_of({None: True, "0": False, "1": True}),
+        "[=0|1]",
+        "let the kernel collect writes",
+    ),
+    "timeout": Option(
+        "timeout", values.seconds, "=SECONDS", "how long the kernel may keep names and attributes"
+    ),
+    "io": Option(
+        "io",
+        values.one_of(*get_args(DataPath)),
+        "=cached|passthrough|auto",
+        "how the data of open files goes",
+    ),
+    "threads": Option("threads", values.number(1, 64), "=N", "threads that read requests"),
+    "io_uring": Option(
+        "io_uring",
+        values.one_of(*get_args(IoUring)),
+        "=auto|off",
+        "take up FUSE over io_uring if the kernel offers it",
+    ),
+    "allow_other": Option("allow_other", values.switch(True), "", "let other users in"),
+    "default_permissions": Option(
+        "", values.switch(None), "", "the kernel checks permissions, as always"
+    ),
+    "fsname": Option("fsname", values.text, "=NAME", "the source that the mount table shows"),
+    "log_file": Option("log_file", values.path, "=PATH", "where the daemon writes its log"),
+    "debug": Option("debug", values.switch(True), "", "the same as -d"),
+    "uidmapping": Option(
+        "uid_map", values.text, "=ID:SHOWN:COUNT[:...]", "show owners of the branches as others"
+    ),
+    "gidmapping": Option(
+        "gid_map", values.text, "=ID:SHOWN:COUNT[:...]", "show groups of the branches as others"
+    ),
+    "squash_to_root": Option(
+        "squash_to_root", values.switch(True), "", "show every file as owned by 0:0"
+    ),
+    "squash_to_uid": Option(
+        "squash_uid", values.number(0, MOST_ID), "=N", "show every file with this owner"
+    ),
+    "squash_to_gid": Option(
+        "squash_gid", values.number(0, MOST_ID), "=N", "show every file with this group"
+    ),
+    "xattr_permissions": Option(
+        "xattr_permissions",
+        values.meaning_of({"0": 0, "1": 1, "2": 2}),
+        "=0|1|2",
+        "keep owners and modes in an extended attribute",
+    ),
+}
 
-    disk: int
-    shown: int
-    size: int
+#: Every name that is understood or refused with a reason of its own.
+KNOWN = (
+    *OPTIONS,
+    *KERNEL_FLAGS,
+    *_CLEARS,
+    *sorted(_PROPAGATION),
+    *sorted(_SECURITY_LABELS),
+    *sorted(_FOR_MOUNT_8),
+    *REFUSED,
+)
 
 
 class MountOptions(NamedTuple):
@@ -154,95 +263,8 @@ class MountOptions(NamedTuple):
     log_file: str | None = None
     debug: bool = False
     foreground: bool = False
+    only_empty: bool = False  #: `LOWER MOUNTPOINT` without `ro`: is the mount point forgotten?
     unknown: tuple[str, ...] = ()  #: options not understood: to be warned about, then ignored
-
-
-def split_options(text: str) -> Iterator[tuple[str, str | None]]:
-    """Yield (name, value) of a comma-separated option string; the value keeps its backslashes.
-
-    A backslash takes a comma's meaning away, and so do double quotes around a whole value
-    (``context="a,b"``), which are dropped.  Empty options are passed over: engines leave them.
-
-    Raises `UsageError` for a quote that does not close and for a value without a name.
-    """
-    start = 0
-    while start < len(text):
-        end = _find(text, ",", start)
-        name, equals, value = text[start:end].partition("=")
-        if value.startswith('"'):
-            opening = start + len(name) + 1
-            closing = _find(text, '"', opening + 1)
-            value = text[opening + 1 : closing]
-            end = closing + 1
-            if closing == len(text) or text[end : end + 1] not in ("", ","):
-                raise UsageError(problem=f"option {name}: the quoted value does not end in a quote")
-        if name:
-            yield name, value if equals else None
-        elif equals:
-            raise UsageError(problem=f"an option has a value but no name: ={value}")
-        start = end + 1
-
-
-def split_paths(value: str) -> list[str]:
-    r"""Split a list of branches at its colons and resolve the escapes ``\:``, ``\,`` and ``\\``.
-
-    Raises `UsageError` for an empty path.  (``::`` separates data-only branches in kernel
-    overlayfs, which are not supported.)
-    """
-    paths = []
-    start = 0
-    while start <= len(value):
-        end = _find(value, ":", start)
-        paths.append(unescape(value[start:end]))
-        start = end + 1
-    if "" in paths:
-        raise UsageError(problem=f"the list of branches has an empty path: {value!r}")
-    return paths
-
-
-def unescape(text: str) -> str:
-    """Drop the backslash before each colon, comma, backslash and quote; other ones stay."""
-    head, backslash, rest = text.partition("\\")
-    done = [head]
-    while backslash:
-        if rest and rest[0] in _ESCAPABLE:
-            done.append(rest[0])
-            rest = rest[1:]
-        else:
-            done.append("\\")
-        head, backslash, rest = rest.partition("\\")
-        done.append(head)
-    return "".join(done)
-
-
-def escape(path: str) -> str:
-    """`path` as it must be written in a list of branches inside an option string."""
-    for character in "\\:,":
-        path = path.replace(character, "\\" + character)
-    return path
-
-
-def split_ids(name: str, value: str) -> tuple[IdRange, ...]:
-    """Read a mapping: ``DISK:SHOWN:COUNT``, as often as needed, with colons or commas between.
-
-    A leading colon is passed over: containers/storage writes one.  Raises `UsageError` for what
-    are no such triplets, and for ids that would have two counterparts.
-    """
-    words = value.replace(",", ":").removeprefix(":").split(":")
-    if len(words) % 3 or not all(word.isascii() and word.isdigit() for word in words):
-        raise UsageError(problem=f"option {name} is made of ID:SHOWN-ID:COUNT, not {value!r}")
-    numbers = map(_whole, words)
-    ranges = tuple(map(IdRange, numbers, numbers, numbers))
-    for range_ in ranges:
-        if range_.size < 1 or max(range_.disk, range_.shown) + range_.size - 1 > _MOST_ID:
-            raise UsageError(problem=f"option {name} has a range that holds no ids: {value!r}")
-    for column in (0, 1):
-        free = 0  # the first id behind those seen
-        for first, size in sorted((range_[column], range_.size) for range_ in ranges):
-            if first < free:
-                raise UsageError(problem=f"option {name} maps id {first} twice: {value!r}")
-            free = first + size
-    return ranges
 
 
 def parse(
@@ -268,33 +290,12 @@ class _Reader:
     """Options as they accumulate."""
 
     def __init__(self) -> None:
+        self.given: dict[str, Any] = {}  # by field of MountOptions
         self.lowers: list[str] = []
-        self.upper: str | None = None
-        self.workdir: str | None = None
-        self.whiteout: Whiteout = "aufs"
-        self.copyup: CopyUp = "change"
-        self.rename_dir: RenameDir = "copy"
-        self.mappings: dict[str, str] = {}
+        self.mappings: dict[str, str] = {}  # by option
         self.continued: str | None = None  # the mapping that was the option before this one
-        self.squash_to_root = False
-        self.squash_uid: int | None = None
-        self.squash_gid: int | None = None
-        self.xattr_permissions = 0
-        self.acls = True
-        self.static_nlink = False
-        self.volatile = False
-        self.writeback = False
-        self.timeout = 1e9
-        self.threads = 0
-        self.io: DataPath = "cached"
-        self.io_uring: IoUring = "auto"
-        self.allow_other: bool | None = None
         self.flags: dict[str, None] = {}  # an ordered set
         self.labels: dict[str, str] = {}
-        self.propagation: str | None = None
-        self.fsname: str | None = None
-        self.log_file: str | None = None
-        self.debug = False
         self.unknown: dict[str, None] = {}
 
     def take(self, name: str, value: str | None) -> None:
@@ -302,90 +303,39 @@ class _Reader:
         if name in REFUSED:
             raise UnsupportedOption(option=name, reason=REFUSED[name])
         mapping, self.continued = self.continued, None
-        if mapping is not None and value is None and name[0].isdigit():
+        option = OPTIONS.get(name)
+        if option is not None:
+            self._take_own(name, option.field, option.read(name, value))
+        elif mapping is not None and value is None and name[0].isdigit():
             # fuse-overlayfs(1) lets commas separate the triplets, which are options then.
             self.mappings[mapping] += f",{name}"
             self.continued = mapping
-            return
-        if name in KERNEL_FLAGS or name in _CLEARS or name in _PROPAGATION:
-            _no_value(name, value)
+        elif name in KERNEL_FLAGS or name in _CLEARS or name in _PROPAGATION:
+            values.switch(None)(name, value)
             self._take_flag(name)
-            return
+        elif name in _SECURITY_LABELS:
+            self.labels[name] = values.text(name, value)
+        elif name not in _FOR_MOUNT_8 and not name.startswith(("x-", "X-")):
+            from unionfs import unknown  # which a mount rarely needs
+
+            unknown.judge(name, KNOWN)
+            self.unknown[name] = None
+
+    def _take_own(self, name: str, field: str, value: Any) -> None:
         match name:
             case "lowerdir":
-                self.lowers = split_paths(_text(name, value))
+                self.lowers = split_paths(value)
             case "lowerdir+":
-                self.lowers.append(unescape(_text(name, value)))
-            case "upperdir":
-                self.upper = unescape(_text(name, value))
-            case "workdir":
-                self.workdir = unescape(_text(name, value))
-            case "whiteout":
-                self.whiteout = _choice(name, value, get_args(Whiteout))
-            case "copyup":
-                self.copyup = _choice(name, value, get_args(CopyUp))
-            case "rename_dir":
-                self.rename_dir = _choice(name, value, get_args(RenameDir))
+                self.lowers.append(value)
             case "uidmapping" | "gidmapping":
-                self.mappings[name] = unescape(_text(name, value))
+                self.mappings[name] = value
                 self.continued = name
-            case "squash_to_root":
-                _no_value(name, value)
-                self.squash_to_root = True
-            case "squash_to_uid":
-                self.squash_uid = _number(name, value, 0, _MOST_ID)
-            case "squash_to_gid":
-                self.squash_gid = _number(name, value, 0, _MOST_ID)
-            case "xattr_permissions":
-                self.xattr_permissions = int(_choice(name, value, ("0", "1", "2")))
-            case "noacl":
-                _no_value(name, value)
-                self.acls = False
-            case "static_nlink":
-                _no_value(name, value)
-                self.static_nlink = True
-            case "xino":
-                if _choice(name, value, ("on", "auto", "off")) == "off":
-                    raise UnsupportedOption(
-                        option="xino=off", reason="inode numbers are always unique in the union"
-                    )
-            case "volatile":
-                _no_value(name, value)
-                self.volatile = True
-            case "fsync":
-                self.volatile = _choice(name, value, ("0", "1")) == "0"
-            case "writeback":
-                self.writeback = value is None or _choice(name, value, ("0", "1")) == "1"
-            case "timeout":
-                self.timeout = _seconds(name, value)
-            case "io":
-                self.io = _choice(name, value, get_args(DataPath))
-            case "io_uring":
-                self.io_uring = _choice(name, value, get_args(IoUring))
-            case "threads":
-                self.threads = _number(name, value, 1, 64)
-            case "allow_other":
-                _no_value(name, value)
-                self.allow_other = True
-            case "default_permissions":
-                _no_value(name, value)  # always in effect: permissions are the kernel's
-            case "fsname":
-                self.fsname = unescape(_text(name, value))
-            case "log_file":
-                self.log_file = unescape(_text(name, value))
-            case "debug":
-                _no_value(name, value)
-                self.debug = True
-            case _ if name in _SECURITY_LABELS:
-                self.labels[name] = unescape(_text(name, value))
-            case _ if name in _FOR_MOUNT_8 or name.startswith(("x-", "X-")):
-                pass
-            case _:
-                self.unknown[name] = None
+            case _ if field:
+                self.given[field] = value
 
     def _take_flag(self, name: str) -> None:
         if name in _PROPAGATION:
-            self.propagation = name
+            self.given["propagation"] = name
         elif name in _CLEARS:
             self.flags.pop(_CLEARS[name], None)
         else:
@@ -396,131 +346,61 @@ class _Reader:
 
     def finish(self, positionals: Sequence[str], *, debug: bool, foreground: bool) -> MountOptions:
         """Give the positionals their meaning and check what belongs together."""
-        source: str | None = None
+        given = self.given
+        only_empty = False
         match list(positionals):
             case []:
                 raise UsageError(problem="no mount point is given")
             case [mountpoint]:
                 pass
-            case [source, mountpoint]:
-                if not self.lowers:
-                    self.lowers, source = split_paths(source), None
+            case [source, mountpoint] if self.lowers:
+                given.setdefault("fsname", source or "unionfs")
+            case [lowers, mountpoint]:
+                self.lowers = split_paths(lowers)
+                only_empty = "upper" not in given and "ro" not in self.flags
             case [lowers, upper, mountpoint]:
-                if self.lowers or self.upper is not None:
+                if self.lowers or "upper" in given:
                     raise UsageError(problem="branches are given both as arguments and as options")
-                self.lowers, self.upper = split_paths(lowers), upper
+                self.lowers = split_paths(lowers)
+                given["upper"] = absolute("upperdir", upper)
             case _:
                 raise UsageError(problem=f"too many arguments: {' '.join(positionals)}")
         if not self.lowers:
             raise UsageError(problem="no lower branch is given")
-        if self.workdir is not None and self.upper is None:
-            raise UsageError(problem="workdir= has no use without an upper branch")
-        if self.io != "cached" and self.writeback:
-            raise UsageError(problem=f"option io is {self.io}: it excludes writeback")
-        maps = {name: split_ids(name, value) for name, value in self.mappings.items()}
-        everyone = 0 if self.squash_to_root else None
-        debug = debug or self.debug
-        read_only = self.upper is None or "ro" in self.flags
-        if read_only:
-            self.flags["ro"] = None
-        return MountOptions(
-            mountpoint=_absolute("mount point", mountpoint),
-            lowers=tuple(_absolute("lowerdir", path) for path in self.lowers),
-            upper=None if self.upper is None else _absolute("upperdir", self.upper),
-            workdir=None if self.workdir is None else _absolute("workdir", self.workdir),
-            read_only=read_only,
-            whiteout=self.whiteout,
-            copyup=self.copyup,
-            rename_dir=self.rename_dir,
-            uid_map=maps.get("uidmapping", ()),
-            gid_map=maps.get("gidmapping", ()),
-            squash_uid=everyone if self.squash_uid is None else self.squash_uid,
-            squash_gid=everyone if self.squash_gid is None else self.squash_gid,
-            xattr_permissions=self.xattr_permissions,
-            acls=self.acls,
-            static_nlink=self.static_nlink,
-            volatile=self.volatile,
-            writeback=self.writeback,
-            timeout=self.timeout,
-            threads=self.threads,
-            io=self.io,
-            io_uring=self.io_uring,
-            allow_other=self.allow_other,
+        branches = [*self.lowers, given.get("upper") or ""]
+        if any("=" in path for path in branches):
+            from unionfs import unknown
+
+            unknown.judge_branches(branches)
+        for name, value in self.mappings.items():
+            given[OPTIONS[name].field] = split_ids(name, value)
+        if given.pop("squash_to_root", False):
+            given = {"squash_uid": 0, "squash_gid": 0, **given}
+        if debug:
+            given["debug"] = True
+        return complete(
+            mountpoint=absolute("mount point", mountpoint),
+            lowers=tuple(absolute("lowerdir", path) for path in self.lowers),
             flags=tuple(self.flags),
             labels=tuple(self.labels.items()),
-            propagation=self.propagation,
-            fsname=self.fsname or source or "unionfs",
-            log_file=None if self.log_file is None else _absolute("log_file", self.log_file),
-            debug=debug,
-            foreground=foreground or debug,
+            foreground=foreground or given.get("debug", False),
+            only_empty=only_empty,
             unknown=tuple(self.unknown),
+            **given,
         )
 
 
-def _find(text: str, character: str, start: int) -> int:
-    """Index of the first `character` from `start` on that no backslash escapes, or the end."""
-    index = text.find(character, start)
-    while index >= 0:
-        before = index
-        while before > start and text[before - 1] == "\\":
-            before -= 1
-        if (index - before) % 2 == 0:
-            return index
-        index = text.find(character, index + 1)
-    return len(text)
+def complete(**given: Any) -> MountOptions:
+    """The options of a mount from fields that are right each by itself.
 
-
-def _absolute(what: str, path: str) -> str:
-    if not path or "\0" in path:
-        raise UsageError(problem=f"{what} is not a path: {path!r}")
-    if os.path.isabs(path):
-        return path
-    try:
-        return os.path.join(os.getcwd(), path)
-    except FileNotFoundError:
-        raise UsageError(
-            problem=f"{path} is a relative path and the working directory is gone"
-        ) from None
-
-
-def _text(name: str, value: str | None) -> str:
-    if not value:
-        raise UsageError(problem=f"option {name} needs a value")
-    return value
-
-
-def _no_value(name: str, value: str | None) -> None:
-    if value is not None:
-        raise UsageError(problem=f"option {name} takes no value, but was given {value!r}")
-
-
-def _choice(name: str, value: str | None, allowed: tuple[T, ...]) -> T:
-    for word in allowed:
-        if word == value:
-            return word
-    given = "no value" if value is None else repr(value)
-    raise UsageError(problem=f"option {name} is one of {', '.join(allowed)}, not {given}")
-
-
-def _seconds(name: str, value: str | None) -> float:
-    try:
-        seconds = float(_text(name, value))
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 1e9:  # false for NaN as well
-        raise UsageError(
-            problem=f"option {name} is a number of seconds from 0 to 1000000000, not {value!r}"
-        )
-    return seconds
-
-
-def _number(name: str, value: str | None, least: int, most: int) -> int:
-    text = _text(name, value)
-    if not (text.isascii() and text.isdigit() and least <= _whole(text) <= most):
-        raise UsageError(problem=f"option {name} is a number from {least} to {most}, not {text!r}")
-    return _whole(text)
-
-
-def _whole(digits: str) -> int:
-    """The number, or 2**32 for any from there on: int() takes no more than some 4,000 digits."""
-    return min(int(digits.lstrip("0")[:11] or "0"), 2**32)
+    Raises `UsageError` for what does not go together.
+    """
+    options = MountOptions(**given)
+    if options.upper is None or "ro" in options.flags:
+        flags = options.flags if "ro" in options.flags else (*options.flags, "ro")
+        options = options._replace(read_only=True, flags=flags)
+    if options.workdir is not None and options.upper is None:
+        raise UsageError(problem="workdir= has no use without an upper branch")
+    if options.io != "cached" and options.writeback:
+        raise UsageError(problem=f"option io is {options.io}: it excludes writeback")
+    return options

@@ -13,7 +13,7 @@ from errno import EEXIST, ELOOP, ENODATA, ENOENT, ENOTDIR, ENOTEMPTY, ENOTSUP, E
 from typing import Final
 
 from unionfs.errors import FilesystemLacks, WorkdirUnusable
-from unionfs.options import Whiteout
+from unionfs.values import Whiteout
 from unionfs.xattrs import OVERLAY_OPAQUE
 
 #: Inside the upper.  The prefix `.wh.` is reserved: layer tools skip it.

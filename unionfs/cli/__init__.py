@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from unionfs.errors import UnionfsError
+from unionfs.errors import UnionfsError, UsageError
 
 
 def run(program: str, command: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
@@ -13,7 +13,8 @@ def run(program: str, command: Callable[[Sequence[str]], int], argv: Sequence[st
     try:
         return command(sys.argv[1:] if argv is None else argv)
     except UnionfsError as error:
-        print(f"{program}: {printable(str(error))}", file=sys.stderr)
+        hint = "; see --help" if isinstance(error, UsageError) else ""
+        print(f"{program}: {printable(str(error))}{hint}", file=sys.stderr)
         return error.exit_code
 
 

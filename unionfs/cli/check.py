@@ -16,8 +16,9 @@ from unionfs.errors import (
     PathUnusable,
     WorkdirUnusable,
 )
-from unionfs.options import MountOptions, split_paths
+from unionfs.options import MountOptions
 from unionfs.uppers import UpperLock
+from unionfs.values import split_paths
 
 PROGRAM = "unionfs-check"
 
@@ -33,7 +34,7 @@ def command(argv: Sequence[str]) -> int:
         description="Check an upper that is not mounted, with its work directory. Prints a line "
         "for each finding: level, code, path, meaning, and what repairing does. Exit status 0: no "
         "error was found.",
-        epilog="All codes: docs/check.md. Exit statuses: docs/errors.md.",
+        epilog="Exit statuses: unionfs-mount --help-status.",
     )
     parser.add_argument(
         "--lower",

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from getopt import GetoptError, gnu_getopt
 
 from unionfs.cli import printable, run
-from unionfs.errors import UsageError
-from unionfs.options import MountOptions, parse
+from unionfs.errors import UnionfsError, UsageError
+from unionfs.options import KERNEL_FLAGS, OPTIONS, REFUSED, MountOptions, parse
 from unionfs.version import VERSION
 
 PROGRAM = "unionfs-mount"
@@ -31,6 +31,8 @@ changes. Unmount with: fusermount3 -u MOUNTPOINT, or umount MOUNTPOINT.
   -f              stay in the foreground
   -d              print a line for each request; implies -f
   -h, --help      print this
+  --help-options  print every mount option
+  --help-status   print every exit status
   -V, --version   print the version
   -n -s -v -t TYPE
                   accepted from mount(8), without a meaning here
@@ -43,7 +45,6 @@ often used options:
                            renaming a directory that has content in a lower
   volatile                 never wait for the disk
   allow_other              let other users in
-All options: docs/options.md. Exit statuses: docs/errors.md.
 """
 
 
@@ -87,12 +88,18 @@ def read_arguments(argv: Sequence[str]) -> MountOptions | str:
     Raises `UsageError` or `UnsupportedOption`.
     """
     try:
-        flags, positionals = gnu_getopt(list(argv), "o:t:N:fdsnvhV", ["help", "version"])
+        flags, positionals = gnu_getopt(
+            list(argv), "o:t:N:fdsnvhV", ["help", "help-options", "help-status", "version"]
+        )
     except GetoptError as error:
         raise UsageError(problem=str(error)) from None
     given = {name for name, _ in flags}
     if given & {"-h", "--help"}:
         return HELP
+    if "--help-options" in given:
+        return help_options()
+    if "--help-status" in given:
+        return help_status()
     if given & {"-V", "--version"}:
         python = ".".join(map(str, sys.version_info[:3]))
         return f"{PROGRAM} {VERSION}\nFUSE union filesystem, running on Python {python}\n"
@@ -105,3 +112,33 @@ def read_arguments(argv: Sequence[str]) -> MountOptions | str:
         debug="-d" in given,
         foreground="-f" in given,
     )
+
+
+def help_options() -> str:
+    """A line or two for each option of the table, then the names that go elsewhere."""
+    from textwrap import wrap
+
+    lines = []
+    for name, option in OPTIONS.items():
+        shape = f"  {name}{option.shape}"
+        if len(shape) > 32:
+            lines.append(shape)
+            shape = ""
+        lines.append(f"{shape:34}{option.help}")
+    for paragraph in (
+        f"The kernel's: {', '.join(KERNEL_FLAGS)}, and what takes each back (rw, suid, ...); "
+        "context= and the other labels; private, slave, shared and the like.",
+        f"Refused, with the reason: {', '.join(REFUSED)}.",
+        "Options for mount(8) and fstab are passed over, unknown ones after a warning.",
+    ):
+        lines += ["", *wrap(paragraph, 96)]
+    return "\n".join(lines) + "\n"
+
+
+def help_status() -> str:
+    """A line for each error, with its exit status."""
+    lines = ["    0  success", "    1  a bug: please report the traceback"]
+    for kind in sorted(UnionfsError.__subclasses__(), key=lambda kind: kind.exit_code):
+        summary = (kind.__doc__ or "").partition("\n")[0].rstrip(".")
+        lines.append(f"{kind.exit_code:5}  {summary}")
+    return "\n".join(lines) + "\n"

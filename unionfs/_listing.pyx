@@ -2,8 +2,10 @@
 """The merged index of a directory.
 
 Entries are only ever appended, each with an offset ("cookie") that is never given twice, and a
-removed one stays as a tombstone until tombstones outnumber the living: whoever is in the middle of
-reading finds his place again by searching the cookies, which are in ascending order.
+removed one stays as a tombstone until tombstones outnumber the living. Cookies descend and a
+listing is read from its newest entry to its oldest, so a new name stands before every name that
+was there: a reader never meets a name that came after it began, and therefore ends, whatever is
+created or renamed meanwhile. It finds its place again by searching the cookies.
 
 Branches below the upper do not change while they are mounted and the upper changes through the
 union alone, so the index answers look-ups as well: which branch has a name, and that none has.
@@ -55,6 +57,8 @@ from unionfs._sys cimport (
 cdef enum:
     DENTS_SIZE = 65536
     FIRST_COOKIE = 3        # 1 and 2 continue after "." and ".."
+    # Of the oldest entry. 31 bits: readdir(3) of 32-bit programs fails where an offset has more.
+    LAST_COOKIE = 0x7fffffff
     FIRST_ENTRIES = 16
     # About 100 MB. Beyond it, and when memory is short, listings that nobody has read for a minute
     # go: without OPENDIR nobody says when he has finished reading, and a listing built anew has
@@ -68,7 +72,7 @@ cdef Listing *listing_new() noexcept nogil:
     cdef Listing *l = <Listing *>calloc(1, sizeof(Listing))
     if l != NULL:
         l.users = 1
-        l.next_cookie = FIRST_COOKIE
+        l.next_cookie = LAST_COOKIE
     return l
 
 
@@ -136,9 +140,11 @@ cdef bint listing_compact(Listing *l) noexcept nogil:
 
 
 cdef bint listing_reserve(Listing *l, size_t length) noexcept nogil:
-    """Room for one more entry with a name of that length. False without memory."""
+    """Room for one more entry with a name of that length. False without memory or cookies."""
     cdef uint32_t capacity, size, slots
     cdef void *grown
+    if l.next_cookie < FIRST_COOKIE:
+        return False
     if l.count == l.capacity and l.dead > 64 and l.dead > l.count // 2:
         if not listing_compact(l):
             return False
@@ -188,7 +194,7 @@ cdef Entry *listing_append(Listing *l, const char *text, size_t length, uint64_t
     e.flags = <unsigned char>flags
     e.closed_by = branch
     e.cookie = l.next_cookie
-    l.next_cookie += 1
+    l.next_cookie -= 1
     slot = e.hash & (l.slots - 1)
     while l.table[slot] != 0:
         slot = (slot + 1) & (l.slots - 1)
@@ -286,6 +292,21 @@ cdef int scan_branch(Table *t, Listing *l, Node *n, int dirfd, uint16_t branch,
     return r
 
 
+cdef void listing_turn(Listing *l) noexcept nogil:
+    """Entries have been appended as the branches list them; they are to be read in that order."""
+    cdef uint32_t i, other
+    cdef Entry entry
+    for i in range(l.count // 2):
+        other = l.count - 1 - i
+        entry = l.entries[i]
+        l.entries[i] = l.entries[other]
+        l.entries[other] = entry
+    for i in range(l.count):
+        l.entries[i].cookie = LAST_COOKIE - <uint64_t>i
+    if l.count:
+        rehash(l)
+
+
 cdef Listing *listing_build(Table *t, Node *n, int *error) noexcept nogil:
     cdef char *buffer
     cdef Listing *l
@@ -318,6 +339,7 @@ cdef Listing *listing_build(Table *t, Node *n, int *error) noexcept nogil:
         listing_free(l)
         error[0] = r
         return NULL
+    listing_turn(l)
     return l
 
 
@@ -413,7 +435,7 @@ cdef void listing_put_locked(Table *t, Node *directory, const char *text, size_t
         l.dead += 1
     before = l.count
     if listing_append(l, text, length, ino, dtype, branch, ENTRY_BELOW if below else 0) == NULL:
-        # Without memory there is no index; it is built again when it is needed.
+        # Without memory or cookies there is no index; it is built again when it is needed.
         listing_drop_locked(t, directory.dir)
         return
     t.listing_entries += <uint64_t>l.count - before

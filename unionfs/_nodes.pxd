@@ -76,7 +76,7 @@ cdef enum:
     ENTRY_ORIGIN = 16       # copied up, perhaps: its st_ino may be an origin's
 
 cdef struct Listing:
-    # All names of a directory, in the order in which they came: the merged index.
+    # All names of a directory, the oldest first; their cookies descend: the merged index.
     uint32_t users
     uint32_t count
     uint32_t capacity

@@ -40,15 +40,15 @@ cdef struct Batch:
     char names[8192]
 
 
-cdef uint32_t first_after(const Listing *l, uint64_t offset) noexcept nogil:
-    """The first entry whose cookie is greater than offset (the cookies ascend)."""
+cdef uint32_t count_after(const Listing *l, uint64_t offset) noexcept nogil:
+    """How many entries have a cookie greater than offset: so many are first (cookies descend)."""
     cdef uint32_t low = 0, high = l.count, middle
     while low < high:
         middle = low + (high - low) // 2
         if l.entries[middle].cookie > offset:
-            high = middle
-        else:
             low = middle + 1
+        else:
+            high = middle
     return low
 
 
@@ -57,7 +57,9 @@ cdef uint32_t take_batch(Table *t, Node *n, Listing *l, uint64_t offset, Batch *
     cdef const Entry *e
     cdef Name *known
     mutex_lock(&t.lock)
-    for i in range(first_after(l, offset), l.count):
+    i = count_after(l, offset)
+    while i > 0:
+        i -= 1
         e = &l.entries[i]
         if e.flags & (ENTRY_DEAD | ENTRY_WHITEOUT):
             continue

@@ -126,6 +126,27 @@ def test_rename_while_listing(place: Place) -> None:
     assert len([name for name in found if name in untouched]) == len(untouched)
 
 
+@pytest.mark.parametrize("change", ["rename", "create"])
+@given(HUNDRED)
+def test_adding_a_name_for_each_ends(place: Place, change: str) -> None:
+    """`for name in *; do mv $name $name.bak` ends, and has met every name once.
+
+    ext4 may meet some of the new names too.
+    """
+    found: list[str] = []
+    with opened(place.path, os.O_DIRECTORY) as fd:
+        while some := calls.getdents(fd, 400):
+            for name in _names(some):
+                found.append(name)
+                assert len(found) < 10 * len(HUNDRED), "the reader meets what it has renamed"
+                if change == "rename":
+                    os.rename(place / name, place / f"{name}+")
+                else:
+                    write(place / f"{name}+", b"")
+    assert len(found) == len(set(found))
+    assert set(HUNDRED) <= set(found)
+
+
 @given(HUNDRED)
 def test_two_descriptors_do_not_disturb(place: Place) -> None:
     with opened(place.path, os.O_DIRECTORY) as one, opened(place.path, os.O_DIRECTORY) as two:

@@ -3,7 +3,7 @@
 import os
 import select
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,7 +61,8 @@ def test_a_control_group_that_is_gone_is_asked_no_more(monkeypatch: pytest.Monke
     """poll(2) returns at once then, for ever, and says POLLPRI too (kernfs_fop_poll() in
     fs/kernfs/file.c)."""
     done, machine, group = 3, 4, 5
-    said = [
+    said: list[list[tuple[int, int]]] = [
+        [],  # in the first second nobody is asked
         [(machine, select.POLLPRI), (group, select.POLLPRI)],
         [(group, select.POLLPRI | select.POLLERR)],
         [(machine, select.POLLPRI)],
@@ -79,7 +80,8 @@ def test_a_control_group_that_is_gone_is_asked_no_more(monkeypatch: pytest.Monke
         def unregister(self, fd: int) -> None:
             del self.registered[fd]
 
-        def poll(self) -> list[tuple[int, int]]:
+        def poll(self, timeout: int | None = None) -> list[tuple[int, int]]:
+            assert (machine in self.registered) is (timeout is None)
             ready = said.pop(0)
             assert {fd for fd, _ in ready} <= set(self.registered)
             return ready
@@ -89,13 +91,19 @@ def test_a_control_group_that_is_gone_is_asked_no_more(monkeypatch: pytest.Monke
     @contextmanager
     def watched() -> Iterator[list[int]]:
         yield [machine, group]
+        ended.append("pressure")
 
+    ended: list[str] = []
     monkeypatch.setattr(pressure, "watched", watched)
     monkeypatch.setattr(session.select, "poll", lambda: poll)
     mount = object.__new__(session.Session)
+    mount._late, mount._undo = ExitStack(), ExitStack()
+    mount._undo.callback(ended.append, "branches")
     mount._tree = SimpleNamespace(shrink=lambda: shrinks.append("shrunk"))
     mount._fastpath = SimpleNamespace(done_fd=done)
     mount.wait()
     assert said == []
     assert shrinks == ["shrunk"] * 3
     assert set(poll.registered) == {done, machine}
+    mount.close()
+    assert ended == ["branches", "pressure"], "the branches need not wait for the kernel"

@@ -26,6 +26,10 @@ _CAP_DAC_OVERRIDE = 1
 # What the kernel reads ahead of a sequential reader. Its default, 128 KiB, is an eighth of what
 # one request may ask for. In KiB.
 _READ_AHEAD = 1024
+# How long a mount is too young to keep much that it could give back, in milliseconds. The kernel
+# waits for all its readers (synchronize_rcu() in psi_trigger_destroy()), 25 ms or so, before a
+# process that has asked to hear of pressure may end: a short mount had better not ask.
+_YOUNG = 1000
 # Losing the daemon takes everything away that uses the mount: it should not be the first to go.
 _OOM_SCORE_ADJ = -900
 # A descriptor kept open pins an inode of the branch in memory: a kilobyte each.
@@ -42,6 +46,7 @@ class Session:
         self._options = options
         self._stack = stack
         self.relay: Relay | None = None  #: the slow path
+        self._late = ExitStack()  # what is closed when all else is
         self._undo = ExitStack()
         self._undo.callback(stack.close)
         self._tree: Tree | None = None
@@ -147,20 +152,22 @@ class Session:
         """
         assert self._tree is not None
         assert self._fastpath is not None
-        with pressure.watched() as short:
-            poll = select.poll()
-            for fd in (self._fastpath.done_fd, *others):
-                poll.register(fd, select.POLLIN)
-            for fd in short:
-                poll.register(fd, select.POLLPRI)
-            while True:
-                for fd, event in poll.poll():
-                    if fd not in short:
-                        return
-                    if event == select.POLLPRI:
-                        self._tree.shrink()
-                    else:
-                        poll.unregister(fd)  # for ever readable now: the control group is gone
+        poll = select.poll()
+        for fd in (self._fastpath.done_fd, *others):
+            poll.register(fd, select.POLLIN)
+        if poll.poll(_YOUNG):
+            return
+        short = self._late.enter_context(pressure.watched())
+        for fd in short:
+            poll.register(fd, select.POLLPRI)
+        while True:
+            for fd, event in poll.poll():
+                if fd not in short:
+                    return
+                if event == select.POLLPRI:
+                    self._tree.shrink()
+                else:
+                    poll.unregister(fd)  # for ever readable now: the control group is gone
 
     def close(self) -> None:
         """Unmount if need be, and finish everything; returns when all is written out.
@@ -168,7 +175,8 @@ class Session:
         What is still open on the mount loses its connection (ENOTCONN); what was written
         through it is written out before.  Raises `NotWrittenOut` when the disk failed.
         """
-        self._undo.close()
+        with self._late:
+            self._undo.close()
 
     def _detach(self, fastpath: FastPath) -> None:
         """Unmount, unless somebody has: then something else may be mounted there by now."""

@@ -15,6 +15,7 @@ from libc.errno cimport (
     ENOSYS,
     ENXIO,
     EOPNOTSUPP,
+    EOVERFLOW,
     EPERM,
     ESTALE,
     EXDEV,
@@ -49,7 +50,13 @@ from unionfs._nodes cimport (
     node_unpin_locked,
 )
 from unionfs._operations cimport WOULD_WAIT
-from unionfs._owner cimport owner_give, owner_record, owner_stat, owner_stored_type
+from unionfs._owner cimport (
+    owner_give,
+    owner_is_unknown,
+    owner_record,
+    owner_stat,
+    owner_stored_type,
+)
 from unionfs._reach cimport fd_metacopy, fd_with_data, node_path_ref
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
@@ -363,6 +370,8 @@ cdef int open_source(Copy *c, int dirfd, const char *name) noexcept nogil:
 cdef int make_copy(Copy *c) noexcept nogil:
     if c.st.stx_mode & S_IFMT != c.n.type:
         return -ESTALE          # the branch was changed from outside
+    if owner_is_unknown(c.t, &c.st):
+        return -EOVERFLOW       # nobody here can make a file of his
     return copy_regular(c) if c.n.type == S_IFREG else copy_other(c)
 
 

@@ -244,7 +244,8 @@ cdef int add_found(Table *t, Listing *l, int fd, uint16_t branch, uint32_t flags
         if r < 0:
             return r
         whiteout = mark_is_whiteout(&st)
-        override_show_at(&t.branch[branch].override, fd, name, &st)
+        if t.branch[branch].override.name != NULL:      # nobody asks who owns it
+            override_show_at(&t.branch[branch].override, fd, name, &st)
         dtype = (st.stx_mode & S_IFMT) >> 12
     e = listing_find_locked(l, name, length)
     if e == NULL:

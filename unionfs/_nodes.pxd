@@ -18,6 +18,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from unionfs._idmap cimport IdMap
 from unionfs._override cimport Override
 from unionfs._sys cimport Cond, Mutex, Stat, StatTime
+from unionfs._unmapped cimport Unmapped
 
 cdef enum:
     ROOT_ID = 1
@@ -187,7 +188,7 @@ cdef struct Table:
     bint trusted            # trusted.* xattrs may be written
     uint32_t uid            # who owns what the daemon creates
     uint32_t gid
-    uint32_t stranger       # see Override
+    Unmapped *unmapped      # whom the daemon's user namespace does not know; NULL: it knows all
     IdMap uids              # ids on the branches and on the mount
     IdMap gids
     bint maps_ids           # some of them differ

@@ -19,6 +19,7 @@ from unionfs._sys cimport (
     mutex_unlock,
     sys_close,
 )
+from unionfs._unmapped cimport unmapped_free
 
 cdef enum:
     FIRST_NODES = 1024
@@ -94,6 +95,7 @@ cdef void table_free(Table *t) noexcept nogil:
         sys_close(t.links_fd)
     free(t.uids.ranges)
     free(t.gids.ranges)
+    unmapped_free(t.unmapped)
     if t.origins_fd >= 0:
         sys_close(t.origins_fd)
     free(t.handles)

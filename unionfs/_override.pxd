@@ -15,20 +15,22 @@ device, and no set-group-id bit that the file does not have.
 from libc.stdint cimport uint32_t
 
 from unionfs._sys cimport Stat
+from unionfs._unmapped cimport Unmapped
 
 cdef struct Override:
     const char *name        # the attribute; NULL: the branch keeps nothing there
     bint by_root            # security.*, which only root can write
-    uint32_t owner          # whose files may say anything: the daemon's,
-    uint32_t stranger       # and in a user namespace those of the users it does not know
+    uint32_t owner          # whose files may say anything: the daemon's, and those of users that
+    Unmapped *unmapped      # its namespace does not know; NULL: it knows all
 
-# How the branch with this root directory keeps them; `stranger` is NO_ID in the first namespace.
-cdef Override override_of(int root, uint32_t owner, uint32_t stranger) noexcept nogil
-# May a record say anything about this file?
+# How the branch with this root directory keeps them.
+cdef Override override_of(int root, uint32_t owner, Unmapped *unmapped) noexcept nogil
+# May a record say anything about this file? *stored: its attributes, after unmapped_show.
 cdef bint override_trusts(const Override *o, const Stat *stored) noexcept nogil
 
-# Below nothing happens where the branch keeps nothing. A record that cannot be understood, or does
-# not count, is none.
+# What statx(2) has said of a file becomes what the branch says: an owner without an id here is
+# NO_ID, and a record counts if there is one. A record that cannot be understood, or does not count,
+# is none.
 cdef void override_show(const Override *o, int fd, Stat *st) noexcept nogil
 cdef void override_show_at(const Override *o, int dirfd, const char *file, Stat *st) noexcept nogil
 # Records the owner, the mode, the type and the device numbers in *st. -EPERM for a file that cannot

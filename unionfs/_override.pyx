@@ -20,6 +20,7 @@ from unionfs._sys cimport (
     sys_getxattrat,
     sys_setxattr,
 )
+from unionfs._unmapped cimport Unmapped, unmapped_show
 
 cdef enum:
     NAMES = 3
@@ -32,13 +33,13 @@ cdef const char **names = [
     b"user.containers.override_stat"]
 
 
-cdef Override override_of(int root, uint32_t owner, uint32_t stranger) noexcept nogil:
+cdef Override override_of(int root, uint32_t owner, Unmapped *unmapped) noexcept nogil:
     cdef Override o
     cdef int i
     o.name = NULL
     o.by_root = False
     o.owner = owner
-    o.stranger = stranger
+    o.unmapped = unmapped
     for i in range(NAMES):
         if sys_getxattr(root, names[i], NULL, 0) >= 0:
             o.name = names[i]
@@ -48,7 +49,7 @@ cdef Override override_of(int root, uint32_t owner, uint32_t stranger) noexcept 
 
 
 cdef bint override_trusts(const Override *o, const Stat *stored) noexcept nogil:
-    return o.by_root or stored.stx_uid == o.owner or stored.stx_uid == o.stranger
+    return o.by_root or stored.stx_uid == o.owner or stored.stx_uid == NO_ID
 
 
 cdef uint32_t read_type(const char *text, uint32_t *major, uint32_t *minor) noexcept nogil:
@@ -103,12 +104,14 @@ cdef void apply(const Override *o, char *record, int64_t length, Stat *st) noexc
 
 cdef void override_show(const Override *o, int fd, Stat *st) noexcept nogil:
     cdef char record[RECORD_SIZE]
+    unmapped_show(o.unmapped, fd, b"", st)
     if o.name != NULL:
         apply(o, record, sys_getxattr(fd, o.name, record, RECORD_SIZE - 1), st)
 
 
 cdef void override_show_at(const Override *o, int dirfd, const char *file, Stat *st) noexcept nogil:
     cdef char record[RECORD_SIZE]
+    unmapped_show(o.unmapped, dirfd, file, st)
     if o.name != NULL:
         apply(o, record, sys_getxattrat(dirfd, file, o.name, record, RECORD_SIZE - 1), st)
 

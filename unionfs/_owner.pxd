@@ -17,6 +17,9 @@ cdef void owner_of_new(const Table *t, uint32_t *uid, uint32_t *gid) noexcept no
 # What is left of a mode after a write, a truncation or a chown that clears set-id bits.
 cdef uint32_t owner_without_set_ids(uint32_t mode) noexcept nogil
 
+# Is an owner or group to be kept that the daemon's user namespace has no id for?
+cdef bint owner_is_unknown(const Table *t, const Stat *st) noexcept nogil
+
 # The rest is about files of the upper.
 # The type as which a file is stored.
 cdef uint32_t owner_stored_type(const Table *t, uint32_t type_) noexcept nogil

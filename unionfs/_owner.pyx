@@ -32,6 +32,7 @@ from unionfs._sys cimport (
     sys_removexattr,
     sys_statx,
 )
+from unionfs._unmapped cimport unmapped_show
 
 
 cdef int owner_stat(const Table *t, uint16_t branch, int fd, Stat *st) noexcept nogil:
@@ -54,6 +55,11 @@ cdef inline void store_new(const IdMap *map_, uint32_t daemon, uint32_t *id) noe
 cdef void owner_of_new(const Table *t, uint32_t *uid, uint32_t *gid) noexcept nogil:
     store_new(&t.uids, t.uid, uid)
     store_new(&t.gids, t.gid, gid)
+
+
+cdef bint owner_is_unknown(const Table *t, const Stat *st) noexcept nogil:
+    return (st.stx_uid == NO_ID and not t.uids.squash) or (
+        st.stx_gid == NO_ID and not t.gids.squash)
 
 
 # --- the inode's ---------------------------------------------------------------------------
@@ -110,6 +116,8 @@ cdef int owner_record(const Table *t, int fd, const Stat *st) noexcept nogil:
     if o.name == NULL:
         return 0
     r = sys_statx(fd, b"", AT_EMPTY_PATH, &stored)
+    if r == 0:
+        unmapped_show(o.unmapped, fd, b"", &stored)
     if r == 0 and not override_trusts(o, &stored):
         r = set_inode(t, fd, st)
         if r == 0 and sys_getxattr(fd, o.name, NULL, 0) >= 0:

@@ -37,6 +37,7 @@ cdef extern from *:
     #include <sys/syscall.h>
     #include <sys/sysmacros.h>
     #include <sys/uio.h>
+    #include <sys/wait.h>
     #include <sys/xattr.h>
     #include <time.h>
     #include <unistd.h>
@@ -46,6 +47,11 @@ cdef extern from *:
     static inline int sys_statx(int dirfd, const char *path, int flags, struct statx *st) {
         return NEG(statx(dirfd, path, flags | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT,
                          STATX_BASIC_STATS | STATX_BTIME, st));
+    }
+    /* With the rights of this thread, as if it did it: faccessat2(2), Linux 5.8. */
+    static inline int sys_access(int dirfd, const char *path, int mode) {
+        return NEG((int)syscall(SYS_faccessat2, dirfd, path, mode,
+                                AT_EACCESS | AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
     }
     /* Opens `name` (one or more components) below dirfd without following any link or entering
        a mount: a branch is one filesystem (-EXDEV). */
@@ -274,6 +280,75 @@ cdef extern from *:
         clock_gettime(CLOCK_MONOTONIC, &ts);
         return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
     }
+    /* One message with a descriptor beside it: unix(7), SCM_RIGHTS. */
+    union sys_beside {
+        char space[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    };
+    static inline int sys_send_fd(int socket, int fd, const void *b, size_t n) {
+        union sys_beside beside;
+        struct iovec data = {(void *)(uintptr_t)b, n};
+        struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &beside,
+                                 .msg_controllen = sizeof beside};
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        memset(&beside, 0, sizeof beside);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof fd);
+        memcpy(CMSG_DATA(header), &fd, sizeof fd);
+        return NEG((int)sendmsg(socket, &message, MSG_NOSIGNAL));
+    }
+    static inline int sys_receive_fd(int socket, int *fd, void *b, size_t n) {
+        union sys_beside beside;
+        struct iovec data = {b, n};
+        struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &beside,
+                                 .msg_controllen = sizeof beside};
+        struct cmsghdr *header;
+        int r = NEG((int)recvmsg(socket, &message, MSG_CMSG_CLOEXEC));
+        *fd = -1;
+        if (r < 0)
+            return r;
+        header = CMSG_FIRSTHDR(&message);
+        if (header != NULL && header->cmsg_type == SCM_RIGHTS)
+            memcpy(fd, CMSG_DATA(header), sizeof *fd);
+        return r;
+    }
+    static inline int sys_send(int socket, const void *b, size_t n) {
+        return NEG((int)send(socket, b, n, MSG_NOSIGNAL));
+    }
+    static inline int sys_receive(int socket, void *b, size_t n) {
+        int r;
+        do
+            r = NEG((int)recv(socket, b, n, 0));
+        while (r == -EINTR);
+        return r;
+    }
+    static inline int sys_socketpair(int *ends) { /* of messages */
+        return NEG(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends));
+    }
+    /* fork(2); the child has all signals blocked. It may make system calls and nothing else: the
+       process may have threads. */
+    static inline int sys_fork(void) {
+        sigset_t all, before;
+        int r;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        r = NEG(fork());
+        if (r != 0)
+            pthread_sigmask(SIG_SETMASK, &before, NULL);
+        return r;
+    }
+    static inline void sys_exit(void) { _exit(0); }
+    static inline int sys_wait(int pid) { return NEG(waitpid(pid, NULL, 0)); }
+    /* Closes every descriptor but one, which becomes 0. */
+    static inline int sys_keep_only(int fd) {
+        int r = NEG(dup2(fd, 0));
+        return r < 0 ? r : NEG((int)syscall(SYS_close_range, 1u, ~0u, 0u));
+    }
+    static inline int sys_own_user_namespace(void) { return NEG(unshare(CLONE_NEWUSER)); }
+    static inline int sys_open(const char *path, int flags) {
+        return NEG(open(path, flags | O_CLOEXEC));
+    }
     struct sys_thread_start {
         void *(*run)(void *);
         void *arg;
@@ -395,6 +470,7 @@ cdef extern from *:
     int cond_broadcast "pthread_cond_broadcast"(Cond *) noexcept nogil
     int cond_timedwait "pthread_cond_timedwait"(Cond *, Mutex *, const TimeSpec *) noexcept nogil
 
+    int sys_access(int dirfd, const char *path, int mode) noexcept nogil
     int sys_statx(int dirfd, const char *path, int flags, Stat *st) noexcept nogil
     int sys_open_beneath(int dirfd, const char *name, int flags, unsigned mode) noexcept nogil
     int sys_close(int fd) noexcept nogil
@@ -454,10 +530,22 @@ cdef extern from *:
     unsigned sys_major(uint64_t rdev) noexcept nogil
     unsigned sys_minor(uint64_t rdev) noexcept nogil
     uint64_t sys_monotonic_ns() noexcept nogil
+    int sys_send_fd(int socket, int fd, const void *data, size_t size) noexcept nogil
+    int sys_receive_fd(int socket, int *fd, void *buffer, size_t size) noexcept nogil
+    int sys_send(int socket, const void *data, size_t size) noexcept nogil
+    int sys_receive(int socket, void *buffer, size_t size) noexcept nogil
+    int sys_socketpair(int *ends) noexcept nogil
+    int sys_fork() noexcept nogil
+    void sys_exit() noexcept nogil
+    int sys_wait(int pid) noexcept nogil
+    int sys_keep_only(int fd) noexcept nogil
+    int sys_own_user_namespace() noexcept nogil
+    int sys_open(const char *path, int flags) noexcept nogil
     int sys_thread(void *(*run)(void *) noexcept nogil, void *arg, size_t stack) noexcept nogil
 
     const uint32_t STATX_BTIME
     const int AT_FDCWD
+    const int W_OK
     const int AT_EMPTY_PATH
     const int AT_REMOVEDIR
     const int AT_SYMLINK_FOLLOW

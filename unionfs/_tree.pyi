@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from unionfs.namespaces import Unmapped
+
 ROOT: int
 WHOLE: int  #: more than any file has
 
@@ -39,7 +41,8 @@ class Tree:
 
     A branch that keeps owners and modes in an attribute (see _override.pxd) is known by its root
     directory. Without `acls`, and where the topmost branch is such a one, there are no POSIX ACLs.
-    `stranger` is the id of users that this user namespace does not know, None in the first one.
+    `unmapped` is what `namespaces.unmapped` says of owners that this user namespace has no id for:
+    they are shown as 0xFFFFFFFF, and a file of theirs is not copied up (EOVERFLOW).
     With `static_nlink` every directory has the link count 1.
     """
 
@@ -64,7 +67,7 @@ class Tree:
         squash_gid: int | None = None,
         acls: bool = True,
         static_nlink: bool = False,
-        stranger: int | None = None,
+        unmapped: Unmapped | None = None,
     ) -> None: ...
     def close(self) -> None: ...
 

@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memset
 
 from unionfs._directories cimport dir_new
 from unionfs._identity cimport BIRTH, birth_text, origins_open, show_ino
-from unionfs._idmap cimport NO_ID, IdMap, IdRange
+from unionfs._idmap cimport IdMap, IdRange
 from unionfs._links cimport links_open
 from unionfs._marks cimport mark_is_opaque, work_inherit_nothing
 from unionfs._nodes cimport (
@@ -94,6 +94,7 @@ from unionfs._sys cimport (
     sys_statx,
     sys_umask,
 )
+from unionfs._unmapped cimport unmapped_new
 
 ROOT = ROOT_ID
 WHOLE = <uint64_t>WHOLE_SIZE
@@ -167,7 +168,7 @@ cdef class Tree:
                   durable=True, trusted=True, keep_open=False, noatime=False, inline_limit=0,
                   fd_limit=256, state=None, uid_map=(), gid_map=(), squash_uid=None,
                   squash_gid=None, acls=True, static_nlink=False,
-                  stranger=None):
+                  unmapped=None):
         cdef Table *t
         cdef int i, r
         if whiteout not in ("aufs", "overlay"):
@@ -194,7 +195,15 @@ cdef class Tree:
         t.gid = os.getegid()
         fill_id_map(&t.uids, uid_map, squash_uid)
         fill_id_map(&t.gids, gid_map, squash_gid)
-        t.stranger = NO_ID if stranger is None else stranger
+        if unmapped is not None:
+            if unmapped.maps is None:
+                t.unmapped = unmapped_new(unmapped.uid, unmapped.gid, NULL, NULL)
+            else:
+                t.unmapped = unmapped_new(
+                    unmapped.uid, unmapped.gid, unmapped.maps[0], unmapped.maps[1])
+            if t.unmapped == NULL:
+                raise MemoryError
+            t.unmapped.overrides = unmapped.overrides
         t.acls = acls
         t.static_nlink = static_nlink
         t.maps_ids = (t.uids.count > 0 or t.gids.count > 0 or t.uids.squash
@@ -234,7 +243,7 @@ cdef class Tree:
         if r >= 0:
             r = sys_statx(fd, b"", AT_EMPTY_PATH, &st)
         check(r)
-        t.branch[i].override = override_of(fd, t.uid, t.stranger)
+        t.branch[i].override = override_of(fd, t.uid, t.unmapped)
         if t.branch[i].override.name != NULL and (i == 0 or i == 1 and not t.writable):
             t.acls = False      # they would have to change the mode, which is elsewhere
         t.branch[i].dev = sys_makedev(st.stx_dev_major, st.stx_dev_minor)

@@ -34,18 +34,6 @@ def name_of(root: int | str) -> str | None:
     return None
 
 
-def stranger() -> int | None:
-    """The uid that files of users have whom this user namespace does not know; None in the first.
-
-    There whoever has that uid is a user like others.
-    """
-    with open("/proc/self/uid_map", "rb") as ids:
-        if ids.read().split() == [b"0", b"0", b"4294967295"]:
-            return None
-    with open("/proc/sys/kernel/overflowuid", "rb") as overflow:
-        return int(overflow.read())
-
-
 def mark(upper: Branch, level: int) -> None:
     """Have an upper keep owners in attributes as ``xattr_permissions=level`` asks.
 

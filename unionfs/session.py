@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from unionfs import clones, daemon, kernel, log, overrides, pressure, workdir
+from unionfs import clones, daemon, kernel, log, namespaces, overrides, pressure, workdir
 from unionfs._fastpath import FastPath
 from unionfs._tree import Tree
 from unionfs.branches import BranchStack
@@ -108,7 +108,7 @@ class Session:
                 squash_gid=options.squash_gid,
                 acls=options.acls,
                 static_nlink=options.static_nlink,
-                stranger=overrides.stranger(),
+                unmapped=namespaces.unmapped(),
             )
         self._tree = tree
         undo.callback(tree.close)

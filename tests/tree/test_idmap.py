@@ -4,13 +4,15 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from errno import EINVAL, ENODATA, EPERM
+from errno import EINVAL, ENODATA, EOVERFLOW, EPERM
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.mounted.harness import fails_with, needs_root
 from tests.tree.union import Union
+from unionfs.namespaces import Unmapped
 
 pytestmark = [needs_root, pytest.mark.timeout(60)]
 
@@ -180,6 +182,25 @@ def test_a_capability_of_nobodys_root_gives_nothing(union: Union) -> None:
     node = union.node("file")
     fails_with(ENODATA, lambda: union.tree.getxattr(node, CAPABILITY))
     fails_with(EPERM, lambda: union.tree.setxattr(node, CAPABILITY, capability(65538)))
+
+
+def test_a_file_of_an_owner_without_an_id_here_is_not_copied(tmp_path: Path) -> None:
+    """As in a user namespace in which nobody has the overflow ids, here 5 and 6."""
+    union = Union(tmp_path, unmapped=Unmapped(5, 6))
+    for name, ids in (("user", (5, 0)), ("group", (0, 6)), ("known", (6, 5))):
+        (union.lower / name).touch()
+        os.chown(union.lower / name, *ids)
+    assert owner(union.stat("user")) == (NOBODY, 0)
+    assert owner(union.stat("group")) == (0, NOBODY)
+    assert owner(union.stat("known")) == (6, 5)
+    for node in map(union.node, ("user", "group")):
+        fails_with(EOVERFLOW, partial(union.tree.setattr, node, uid=0, gid=0))
+    assert os.listdir(union.upper) == os.listdir(union.work) == []
+    union.tree.setattr(union.node("known"), mode=0o600)
+    # Where every file has one owner, an unknown one is no obstacle.
+    union.restart(squash_uid=1, squash_gid=2)
+    assert owner(union.tree.setattr(union.node("user"), mode=0o600)) == (1, 2)
+    union.restart()
 
 
 def test_squashed_files_all_have_one_owner(tmp_path: Path) -> None:

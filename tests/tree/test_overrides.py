@@ -15,6 +15,7 @@ import pytest
 
 from tests.mounted.harness import fails_with, needs_root
 from tests.tree.union import Union
+from unionfs.namespaces import Unmapped
 
 pytestmark = [needs_root, pytest.mark.timeout(60)]
 
@@ -123,13 +124,13 @@ def test_what_another_user_may_say_of_his_files(tmp_path: Path, text: str, shown
     listed = {entry.name: entry.type for entry in union.entries()}
     assert listed["file"] == stat.S_IFMT(status.st_mode) >> 12
     # In a user namespace a file of the first one's root is a stranger's: a shared store.
-    union.restart(stranger=1000)
+    union.restart(unmapped=Unmapped(1000, 2**32 - 2))
     assert seen(union.stat("file"))[1:] == tuple(map(int, text.split(":")[:2]))
     # Nobody but root writes security.*.
     os.removexattr(union.lower, CONTAINERS)
     os.setxattr(file, SECURITY, text.encode())
     os.setxattr(union.lower, SECURITY, b"0:0:0755:dir")
-    union.restart(stranger=None)
+    union.restart(unmapped=None)
     assert seen(union.stat("file"))[1:] == tuple(map(int, text.split(":")[:2]))
     union.restart()
 

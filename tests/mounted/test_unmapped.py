@@ -1,0 +1,190 @@
+"""Files of owners that the mount's user namespace has no id for.
+
+In these namespaces 65534, which such owners are shown with, is the id of somebody: of nobody, as in
+those that ``unshare --map-auto`` and container engines make.
+"""
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.commands import command, wait_for_nobody
+from tests.mounted.harness import needs_root, only_unionfs
+from tests.mounted.rights import CALLERS
+from tests.mounted.users import in_user_namespace
+
+pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(90)]
+
+#: Every id of the host but one, and the same ids inside.
+STRANGER = 5000
+IDS = f"0 0 {STRANGER}\n{STRANGER + 1} {STRANGER + 1} {65536 - STRANGER - 1}"
+NOBODY = 65534
+
+UIDS = (0, 1000, NOBODY, STRANGER)
+GIDS = (0, 1000, NOBODY, STRANGER)
+FILES = (0o600, 0o640, 0o604, 0o666, 0o755, 0o060)
+DIRECTORIES = (0o700, 0o770, 0o777)
+
+
+def tree(root: Path) -> None:
+    """Every owner with every mode: ``KIND-UID-GID-MODE``."""
+    for uid in UIDS:
+        for gid in GIDS:
+            for kind, modes in (("f", FILES), ("d", DIRECTORIES)):
+                for mode in modes:
+                    path = root / f"{kind}-{uid}-{gid}-{mode:o}"
+                    path.mkdir() if kind == "d" else path.write_text("content")
+                    os.chown(path, uid, gid)
+                    path.chmod(mode)
+
+
+def is_known(name: str) -> bool:
+    return str(STRANGER) not in name.split("-")[1:3]
+
+
+def inside(place: Path, script: str) -> str:
+    """Run a script in the namespace, with a union of `place` mounted; what it prints."""
+    union = f"{place}/lower {place}/upper {place}/mnt"
+    (place / "script").write_text(
+        f"set -e; {command('unionfs-mount')} {union}\n{script}\ncd /; umount {place}/mnt"
+    )
+    status, output = in_user_namespace(f"sh {place}/script", IDS)
+    assert status == 0, output
+    wait_for_nobody(place)
+    return output
+
+
+@pytest.fixture
+def branches(place: Path) -> Path:
+    for name in ("lower", "upper", "mnt"):
+        (place / name).mkdir()
+    return place
+
+
+def owners(root: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path.relative_to(root)): (path.lstat().st_uid, path.lstat().st_gid)
+        for path in root.rglob("*")
+    }
+
+
+def test_rights_are_those_that_kernel_overlayfs_gives(branches: Path) -> None:
+    """Nobody more than there, and to files of known owners the same."""
+    tree(branches / "lower")
+    for name in ("kernel-upper", "kernel-work", "kernel"):
+        (branches / name).mkdir()
+    overlay = f"lowerdir={branches}/lower,upperdir={branches}/kernel-upper"
+    overlay += f",workdir={branches}/kernel-work,userxattr"
+    look = f"{sys.executable} -m tests.mounted.rights"
+    output = inside(
+        branches,
+        f"""
+        mount -t overlay -o {overlay} overlay {branches}/kernel
+        cd {Path.cwd()}
+        {look} {branches}/kernel
+        {look} {branches}/mnt
+        umount {branches}/kernel
+        """,
+    )
+    lines = [tuple(line.split(" ")) for line in output.splitlines()]
+    half = len(lines) // 2
+    assert half == len(CALLERS) * len(UIDS) * len(GIDS) * (len(FILES) + len(DIRECTORIES))
+    for theirs, ours in zip(lines[:half], lines[half:], strict=True):
+        assert theirs[:3] == ours[:3]
+        may, may_there = set(ours[3].split(",")), set(theirs[3].split(","))
+        if is_known(ours[2]):
+            assert may == may_there, ours
+        else:
+            assert may <= may_there, ours
+            # Rights that do not come from owning the file are the same, but for changing it.
+            owner, group = ours[2].split("-")[1:3]
+            if ours[0] != owner and ours[1] != group:
+                looking = {"read", "run", "list", "enter"}
+                assert may & looking == may_there & looking, ours
+    # What a copy-up has written: no owner has become another.
+    for path, owner in owners(branches / "upper").items():
+        assert owner == owners(branches / "lower")[path]
+
+
+def test_every_type_of_file_tells_its_owner(branches: Path) -> None:
+    """Unknown owners own nothing, whatever they own: nobody's own files are nobody's still."""
+    names = ("file", "link", "fifo", "dir")
+    for owner in (NOBODY, STRANGER):
+        here = branches / "lower" / str(owner)
+        here.mkdir()
+        (here / "file").touch()
+        (here / "link").symlink_to("nowhere")
+        os.mkfifo(here / "fifo")
+        (here / "dir").mkdir()
+        for name in names:
+            os.lchown(here / name, owner, owner)
+    here.parent.chmod(0o777)
+    for owner in (NOBODY, STRANGER):
+        (branches / "lower" / str(owner)).chmod(0o777 | stat.S_ISVTX)
+    output = inside(
+        branches,
+        f"""
+        cd {branches}/mnt
+        stat -c '%n %u %g' {STRANGER}/file {NOBODY}/link
+        for name in {" ".join(names)}; do
+            for owner in {NOBODY} {STRANGER}; do
+                setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups \\
+                    chown -h {NOBODY} $owner/$name 2> /dev/null && echo $owner owns $name
+                rm -r $owner/$name 2> /dev/null && echo $owner/$name is gone
+            done
+        done
+        true
+        """,
+    )
+    assert output.splitlines() == [
+        f"{STRANGER}/file {NOBODY} {NOBODY}",
+        f"{NOBODY}/link {NOBODY} {NOBODY}",
+        *(line for name in names for line in (f"{NOBODY} owns {name}", f"{NOBODY}/{name} is gone")),
+    ]
+
+
+def test_an_unknown_owners_program_cannot_be_replaced(branches: Path) -> None:
+    program = branches / "lower/bin/program"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho theirs\n")
+    program.chmod(0o755)
+    for path in (program, program.parent):
+        os.chown(path, STRANGER, STRANGER)
+    output = inside(
+        branches,
+        f"""
+        cd {branches}/mnt/bin
+        nobody="setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups"
+        for change in 'echo bad > program' 'rm program' 'mv program other' 'touch new' \\
+            'chmod 777 program' 'chown {NOBODY} program'
+        do
+            $nobody sh -c "$change" 2> /dev/null && echo "nobody may: $change"
+            sh -c "$change" 2> /dev/null && echo "root may: $change"
+        done
+        ./program
+        """,
+    )
+    assert output == "theirs\n"
+    assert not list((branches / "upper").iterdir())
+
+
+def test_the_lookout_ends_with_the_daemon(branches: Path) -> None:
+    """It is started by the first owner in question, and a killed daemon leaves nothing mounted."""
+    (branches / "lower/link").symlink_to("nowhere")  # which its mode lets everybody write
+    os.lchown(branches / "lower/link", STRANGER, 0)
+    output = inside(
+        branches,
+        f"""
+        count() {{ pgrep -cf "unionfs-mount {branches}"; }}
+        count
+        stat {branches}/mnt/link > /dev/null
+        count
+        kill -KILL $(pgrep -of "unionfs-mount {branches}")
+        while count > /dev/null; do sleep 0.01; done
+        ! stat {branches}/mnt 2> /dev/null
+        """,
+    )
+    assert output.split() == ["1", "2"]

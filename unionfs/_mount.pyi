@@ -6,6 +6,13 @@ Each raises OSError.
 
 from typing import Final
 
+#: Attributes of a mount; ATTR_ATIME is the field that the next three are values of.
+ATTR_RDONLY: Final = 0x1
+ATTR_ATIME: Final = 0x70
+ATTR_RELATIME: Final = 0x0
+ATTR_NOATIME: Final = 0x10
+ATTR_STRICTATIME: Final = 0x20
+ATTR_NODIRATIME: Final = 0x80
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUSER: Final = 0x10000000
 MADV_POPULATE_READ: Final = 22
@@ -31,8 +38,8 @@ def clone(fd: int) -> int:
     It is without what is mounted below.  Returns a descriptor (O_PATH) of the directory in it.
     """
 
-def make_read_only(fd: int) -> None:
-    """mount_setattr(2) on what `clone` returned: nothing is written through it, atime included."""
+def set_attributes(fd: int, wanted: int, cleared: int) -> None:
+    """mount_setattr(2) on what `clone` returned; both are sums of ATTR_*."""
 
 def setns(fd: int, kind: int) -> None:
     """setns(2): enter the namespace of a descriptor; `kind` is one of CLONE_NEW*."""

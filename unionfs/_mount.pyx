@@ -11,7 +11,6 @@ cdef extern from "<sys/mount.h>" nogil:
     int c_mount "mount"(const char *source, const char *target, const char *kind,
                         unsigned long flags, const void *data)
     int c_umount "umount2"(const char *target, int flags)
-    const uint64_t MOUNT_ATTR_RDONLY
 
 cdef extern from "<unistd.h>" nogil:
     int c_syncfs "syncfs"(int fd)
@@ -35,6 +34,13 @@ cdef extern from "<fcntl.h>" nogil:
 cdef extern from "<sys/mman.h>" nogil:
     int c_madvise "madvise"(void *address, size_t length, int advice)
 
+# Attributes of a mount, from <linux/mount.h>.
+ATTR_RDONLY = 0x1
+ATTR_ATIME = 0x70
+ATTR_RELATIME = 0x0
+ATTR_NOATIME = 0x10
+ATTR_STRICTATIME = 0x20
+ATTR_NODIRATIME = 0x80
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 MADV_POPULATE_READ = 22
@@ -110,11 +116,12 @@ def clone(int fd):
     return result
 
 
-def make_read_only(int fd):
+def set_attributes(int fd, uint64_t wanted, uint64_t cleared):
     cdef MountAttr attr
     cdef int result, error
-    attr.set = MOUNT_ATTR_RDONLY
-    attr.clear = attr.propagation = attr.userns_fd = 0
+    attr.set = wanted
+    attr.clear = cleared
+    attr.propagation = attr.userns_fd = 0
     with nogil:
         result = <int>syscall(SYS_mount_setattr, fd, b"", AT_EMPTY_PATH, &attr, sizeof(attr))
         error = errno

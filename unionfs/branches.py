@@ -101,14 +101,14 @@ class BranchStack:
             return
         asked = self._options.workdir
         if asked is None:
-            self.upper_fd = _without_submounts(self.upper)[0]
+            self.upper_fd = self._without_submounts(self.upper)[0]
             self.workdir = f"{self.upper.path}/{workdir.DEFAULT_NAME}"
             self.state_fd = workdir.make(self.upper_fd, workdir.DEFAULT_NAME, self.workdir)
         else:
             work = self._open_asked_workdir(asked, self.upper)
             self.workdir = work.path
             try:
-                self.upper_fd, self.state_fd = _without_submounts(self.upper, work)
+                self.upper_fd, self.state_fd = self._without_submounts(self.upper, work)
             finally:
                 os.close(work.fd)
         scratch = f"{self.workdir}/{workdir.SCRATCH}"
@@ -218,6 +218,14 @@ class BranchStack:
             raise
         return work
 
+    def _without_submounts(self, *branches: Branch) -> list[int]:
+        """New descriptors of the upper and the work directory, in one clone where it can be had."""
+        directories = [(branch.path, branch.identity) for branch in branches]
+        try:
+            return clones.together(directories, self._options.flags)
+        except OSError:
+            return [os.dup(branch.fd) for branch in branches]
+
     def _ancestors(self, path: str) -> Iterator[Identity]:
         """The directories above `path`, nearest first.
 
@@ -261,14 +269,6 @@ def _open_branch(path: str) -> Branch:
     except BaseException:
         os.close(fd)
         raise
-
-
-def _without_submounts(*branches: Branch) -> list[int]:
-    """New descriptors of the upper and the work directory, in one clone where it can be had."""
-    try:
-        return clones.together([(branch.path, branch.identity) for branch in branches])
-    except OSError:
-        return [os.dup(branch.fd) for branch in branches]
 
 
 def _check_writable(upper: Branch) -> None:

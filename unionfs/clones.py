@@ -8,7 +8,7 @@ as it is, and what is mounted inside it is EXDEV.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from errno import ESTALE
 
@@ -17,6 +17,7 @@ from unionfs import _mount
 #: What a directory is, under whichever path: st_dev and st_ino.
 Identity = tuple[int, int]
 
+_TIMES_OF_ACCESS = _mount.ATTR_ATIME | _mount.ATTR_NODIRATIME
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -28,14 +29,17 @@ def read_only(fd: int) -> int:
     """
     clone = _mount.clone(fd)
     with suppress(OSError):
-        _mount.make_read_only(clone)
+        _mount.set_attributes(clone, _mount.ATTR_RDONLY, 0)
     return clone
 
 
-def together(directories: Sequence[tuple[str, Identity]]) -> list[int]:
+def together(directories: Sequence[tuple[str, Identity]], flags: Collection[str]) -> list[int]:
     """Descriptors (O_RDONLY) of directories in one clone: rename(2) does not cross two.
 
     They are given by their paths, absolute and without links, and by what is expected there.
+    Of `flags`, keys of KERNEL_FLAGS, those about times of access hold for what is read through
+    the clone, where it may have others than the mount that it was made of: a user namespace
+    cannot change those that it was given (mount_namespaces(7)).
     """
     above = os.path.commonpath([path for path, _ in directories])
     with ExitStack() as undo:
@@ -44,6 +48,8 @@ def together(directories: Sequence[tuple[str, Identity]]) -> list[int]:
         clone = _mount.clone(fd)
         # It lasts as long as a descriptor of something in it.
         undo.callback(os.close, clone)
+        with suppress(OSError):
+            _mount.set_attributes(clone, _times_of_access(flags), _TIMES_OF_ACCESS)
         with ExitStack() as keep:
             opened = []
             for path, identity in directories:
@@ -56,3 +62,14 @@ def together(directories: Sequence[tuple[str, Identity]]) -> list[int]:
                 opened.append(fd)
             keep.pop_all()
     return opened
+
+
+def _times_of_access(flags: Collection[str]) -> int:
+    """The attributes of a mount with these flags; without one it has relatime (mount(8))."""
+    if "noatime" in flags:
+        wanted = _mount.ATTR_NOATIME
+    elif "strictatime" in flags:
+        wanted = _mount.ATTR_STRICTATIME
+    else:
+        wanted = _mount.ATTR_RELATIME
+    return wanted | (_mount.ATTR_NODIRATIME if "nodiratime" in flags else 0)

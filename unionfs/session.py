@@ -98,7 +98,7 @@ class Session:
                 durable=not options.volatile,
                 trusted=stack.trusted,
                 keep_open=keep_open,
-                noatime="noatime" in options.flags,
+                noatime="noatime" in options.flags and not _leaves_atime(stack.upper_fd),
                 inline_limit=INLINE_LIMIT,
                 fd_limit=_cached_descriptors(),
                 state=stack.state_fd,
@@ -391,6 +391,11 @@ def _without_submounts(fd: int, undo: ExitStack) -> int:
         return fd
     undo.callback(os.close, clone)
     return clone
+
+
+def _leaves_atime(fd: int | None) -> bool:
+    """Whether the mount that a descriptor was opened through leaves times of access alone."""
+    return fd is not None and bool(os.fstatvfs(fd).f_flag & os.ST_NOATIME)
 
 
 def _read_ahead(device: int) -> None:

@@ -2,11 +2,12 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import PEER, Union
+from tests.mounted.harness import PEER, Union, needs_root
 from tests.mounted.trees import build
 
 pytestmark = pytest.mark.timeout(60)
@@ -120,10 +121,12 @@ def test_reading_leaves_no_trace_in_a_lower(place: Path) -> None:
     assert {accessed(path) for path in paths} == {OLD * 10**9}
 
 
-def test_noatime_holds_for_the_upper_too(place: Path) -> None:
-    union = Union(place, flags=("noatime",))
+@needs_root  # others may not clone the upper's mount: links keep its time of access
+@pytest.mark.parametrize("io", ["cached", "passthrough"])
+def test_noatime_holds_for_the_upper_too(place: Path, io: str) -> None:
+    union = Union(place, flags=("noatime",), io=io)
     assert union.upper is not None
-    build_old(union.upper)
+    paths = build_old(union.upper)
     with union:
         read_all(union.mountpoint)
         (union.mountpoint / "new").write_text("x")  # its descriptor is another one
@@ -131,6 +134,24 @@ def test_noatime_holds_for_the_upper_too(place: Path) -> None:
         assert (union.mountpoint / "new").read_text() == "x"
         union.remount()
         assert (union.mountpoint / "new").read_text() == "x"
-    assert accessed(union.upper / "file") == OLD * 10**9
-    assert accessed(union.upper / "dir/inside") == OLD * 10**9
-    assert accessed(union.upper / "new") == OLD * 10**9
+    assert {accessed(path) for path in (*paths, union.upper / "new")} == {OLD * 10**9}
+
+
+@needs_root  # the same
+@pytest.mark.parametrize("io", ["cached", "passthrough"])
+@pytest.mark.parametrize("flag", ["relatime", "strictatime"])
+def test_reading_the_upper_moves_atime(place: Path, flag: str, io: str) -> None:
+    """As the union's options say, not those of the mount that the upper is on."""
+    union = Union(place, flags=(flag,), io=io)
+    assert union.upper is not None
+    build(union.upper, {"file": "x", "stale": "x"})
+    later, tomorrow = time.time() + 3600, time.time() + 86400
+    os.utime(union.upper / "file", (tomorrow, later))  # relatime has no reason to move it
+    os.utime(union.upper / "stale", (OLD, later))
+    with union:
+        for name in ("file", "stale"):
+            assert (union.mountpoint / name).read_text() == "x"
+        assert (union.mountpoint / "stale").stat().st_atime > OLD
+        moved = (union.mountpoint / "file").stat().st_atime < later
+    assert moved == (flag == "strictatime")
+    assert accessed(union.upper / "stale") > OLD * 10**9

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memchr, memset
 
 from unionfs._channel cimport RESULT_PREPARE, RESULT_WAIT, Call, Channel
-from unionfs._operations cimport NEEDS_PREPARE, WOULD_WAIT
+from unionfs._operations cimport NEEDS_PREPARE, WOULD_WAIT, tree_unseen
 from unionfs._sys cimport Stat
 from unionfs._wire cimport Attr, AttrOut, EntryOut
 
@@ -102,6 +102,15 @@ cdef void fill_attr(Attr *attr, const Stat *st) noexcept nogil:
     attr.flags = 0
 
 
+cdef void keep_attributes(const Channel *channel, uint64_t node, uint64_t *seconds,
+                          uint32_t *nanoseconds) noexcept nogil:
+    """For how long the kernel may answer for a node's attributes itself."""
+    seconds[0] = channel.timeout_s
+    nanoseconds[0] = channel.timeout_ns
+    if channel.passthrough and tree_unseen(channel.table, node):
+        seconds[0] = nanoseconds[0] = 0
+
+
 cdef void fill_entry(const Channel *channel, EntryOut *out, uint64_t node,
                      const Stat *st) noexcept nogil:
     """An entry with its attributes; node 0 without them: a negative entry."""
@@ -110,8 +119,7 @@ cdef void fill_entry(const Channel *channel, EntryOut *out, uint64_t node,
     out.entry_valid = channel.timeout_s
     out.entry_valid_nsec = channel.timeout_ns
     if node:
-        out.attr_valid = channel.timeout_s
-        out.attr_valid_nsec = channel.timeout_ns
+        keep_attributes(channel, node, &out.attr_valid, &out.attr_valid_nsec)
         fill_attr(&out.attr, st)
 
 
@@ -126,7 +134,6 @@ cdef int64_t attr_reply(Call *call, int64_t result, const Stat *st) noexcept nog
     cdef AttrOut *out = <AttrOut *>call.reply
     if result == 0:
         memset(out, 0, sizeof(AttrOut))
-        out.attr_valid = call.channel.timeout_s
-        out.attr_valid_nsec = call.channel.timeout_ns
+        keep_attributes(call.channel, call.header.nodeid, &out.attr_valid, &out.attr_valid_nsec)
         fill_attr(&out.attr, st)
     return done(result, sizeof(AttrOut))

@@ -23,7 +23,7 @@ from unionfs._operations cimport (
     tree_tmpfile,
     tree_write,
 )
-from unionfs._passthrough cimport passthrough_open, passthrough_release
+from unionfs._passthrough cimport passthrough_may_read, passthrough_open, passthrough_release
 from unionfs._splice cimport SPLICE_LEAST, pipes_close, pipes_take
 from unionfs._status cimport is_own_xattr, own_xattr
 from unionfs._sys cimport Stat
@@ -52,33 +52,34 @@ cdef enum:
     VALUE_LENGTH = 65536        # XATTR_SIZE_MAX
 
 
-cdef int64_t open_reply(Call *call, OpenOut *out, uint64_t handle, int64_t reply) noexcept nogil:
+cdef void fill_open(Call *call, OpenOut *out, uint64_t node, uint64_t handle,
+                    uint32_t flags) noexcept nogil:
     memset(out, 0, sizeof(OpenOut))
     out.fh = handle
     if handle:
-        passthrough_open(call.channel, handle, out)
-    return reply
+        passthrough_open(call.channel, node, handle, flags, out)
 
 
 cdef int64_t created_reply(Call *call, int64_t result, uint64_t node, uint64_t handle,
                            const Stat *st) noexcept nogil:
     cdef CreateOut *out = <CreateOut *>call.reply
     if result == 0:
+        # First: it decides how long the attributes are valid.
+        fill_open(call, &out.open, node, handle, (<const CreateIn *>call.body).flags)
         fill_entry(call.channel, &out.entry, node, st)
-        open_reply(call, &out.open, handle, 0)
     return done(result, sizeof(CreateOut))
 
 
 cdef int64_t on_open(Call *call) noexcept nogil:
     cdef uint64_t handle = 0
+    cdef uint32_t flags = (<const OpenIn *>call.body).flags
     cdef int result
     if not call.channel.keep_open:
         return -ENOSYS
-    result = tree_open(call.channel.table, &call.op, call.header.nodeid,
-                       (<const OpenIn *>call.body).flags, &handle)
+    result = tree_open(call.channel.table, &call.op, call.header.nodeid, flags, &handle)
     if result == 0:
-        return open_reply(call, <OpenOut *>call.reply, handle, sizeof(OpenOut))
-    return done(result, 0)
+        fill_open(call, <OpenOut *>call.reply, call.header.nodeid, handle, flags)
+    return done(result, sizeof(OpenOut))
 
 
 cdef int64_t on_create(Call *call) noexcept nogil:
@@ -127,6 +128,8 @@ cdef int64_t on_read(Call *call) noexcept nogil:
     cdef const ReadIn *request = <const ReadIn *>call.body
     cdef size_t size = min(<size_t>request.size, call.capacity)
     cdef int64_t length
+    if not passthrough_may_read(call.channel, call.header.nodeid, request.read_flags):
+        return -EINVAL
     if size >= SPLICE_LEAST and pipes_take(call.pipes, size):
         length = tree_splice(call.channel.table, &call.op, call.header.nodeid, request.fh,
                              call.pipes.data[1], size, request.offset, request.flags)

@@ -4,7 +4,7 @@ from libc.errno cimport EINVAL, ENOENT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from unionfs._call cimport attr_reply, done, entry_reply, take_name, take_string
+from unionfs._call cimport attr_reply, done, entry_reply, keep_attributes, take_name, take_string
 from unionfs._channel cimport RESULT_SILENT, RESULT_WAIT, Call
 from unionfs._operations cimport (
     SET_ATIME,
@@ -105,8 +105,7 @@ cdef int64_t on_statx(Call *call) noexcept nogil:
     cdef int64_t result = tree_getattr(call.channel.table, &call.op, call.header.nodeid, &st)
     if result == 0:
         memset(out, 0, sizeof(StatxOut))
-        out.attr_valid = call.channel.timeout_s
-        out.attr_valid_nsec = call.channel.timeout_ns
+        keep_attributes(call.channel, call.header.nodeid, &out.attr_valid, &out.attr_valid_nsec)
         into[0] = st
         into.stx_mask &= STATX_BASIC_AND_BTIME
     return done(result, sizeof(StatxOut) + sizeof(Stat))

@@ -139,6 +139,14 @@ cdef int tree_release(Table *t, uint64_t handle, int32_t *backing) noexcept nogi
 # One at a time, for one node; releasing is not in the way.
 cdef int tree_backing(Table *t, uint64_t handle, int32_t *backing) noexcept nogil
 cdef void tree_set_backing(Table *t, uint64_t handle, int32_t backing) noexcept nogil
+# Whether a node is passed through now.
+cdef bint tree_passed(Table *t, uint64_t node) noexcept nogil
+# Whether the kernel may change the node's data and times without telling us. So it is as soon as a
+# handle that may write is passed through: tree_begin_unseen() says so, and returns True the first
+# time. It ends with FORGET, not with RELEASE: a mapping outlives the descriptor that it was made
+# of, and is reported by nothing. (It keeps the kernel's inode, and so the node, as long as it is.)
+cdef bint tree_begin_unseen(Table *t, uint64_t node) noexcept nogil
+cdef bint tree_unseen(Table *t, uint64_t node) noexcept nogil
 # `flags`: of the reader's open(2); O_NOATIME counts.
 cdef int64_t tree_read(Table *t, Op *op, uint64_t node, uint64_t handle, char *buffer,
                        size_t size, uint64_t offset, uint32_t flags) noexcept nogil

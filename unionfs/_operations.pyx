@@ -317,6 +317,35 @@ cdef void tree_set_backing(Table *t, uint64_t handle, int32_t backing) noexcept 
     handle_set_backing(t, handle, backing)
 
 
+cdef bint tree_begin_unseen(Table *t, uint64_t node) noexcept nogil:
+    cdef Node *n = node_pin(t, node)
+    cdef bint first
+    if n == NULL:
+        return False
+    mutex_lock(&t.lock)
+    first = not n.unseen
+    n.unseen = True
+    mutex_unlock(&t.lock)
+    node_unpin(t, n)
+    return first
+
+
+cdef bint tree_passed(Table *t, uint64_t node) noexcept nogil:
+    cdef bint passed
+    mutex_lock(&t.lock)
+    passed = node < t.nodes_size and t.nodes[node] != NULL and t.nodes[node].backing != 0
+    mutex_unlock(&t.lock)
+    return passed
+
+
+cdef bint tree_unseen(Table *t, uint64_t node) noexcept nogil:
+    cdef bint unseen
+    mutex_lock(&t.lock)
+    unseen = node < t.nodes_size and t.nodes[node] != NULL and t.nodes[node].unseen
+    mutex_unlock(&t.lock)
+    return unseen
+
+
 cdef int tree_release(Table *t, uint64_t handle, int32_t *backing) noexcept nogil:
     cdef uint64_t node = 0
     cdef int r = 0

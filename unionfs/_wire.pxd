@@ -97,7 +97,10 @@ cdef enum InitFlag2:
 
 cdef enum:
     ATTR_FH = 1 << 6                    # SetattrIn.valid: fh is valid
-    OPEN_KEEP_CACHE = 1 << 1            # OpenOut.open_flags
+    READ_LOCKOWNER = 1 << 1             # ReadIn.read_flags
+
+    OPEN_DIRECT_IO = 1 << 0             # OpenOut.open_flags
+    OPEN_KEEP_CACHE = 1 << 1
     OPEN_PASSTHROUGH = 1 << 7
     FSYNC_DATA_ONLY = 1 << 0            # FsyncIn.fsync_flags
     SETXATTR_ACL_KILL_SGID = 1 << 0     # SetxattrIn.setxattr_flags

@@ -1,15 +1,18 @@
 """io=passthrough: the kernel reads and writes the branches' files itself."""
 
+import fcntl
+import itertools
 import mmap
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from errno import EINVAL
 from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import Union, needs_root, only_unionfs, status, wait_until
+from tests.mounted.harness import Union, fails_with, needs_root, only_unionfs, status, wait_until
 from tests.mounted.trees import assert_same, build, snapshot
 
 pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(60)]
@@ -201,6 +204,109 @@ def test_done_without_where_the_kernel_refuses(place: Path) -> None:
             (union.mountpoint / "file").write_text("changed")
             assert (union.mountpoint / "file").read_text() == "changed"
         assert (lower.mountpoint / "file").read_text() == "content"
+
+
+# --- what is changed past the daemon -------------------------------------------------------------
+
+
+def test_stores_through_a_mapping_move_mtime(union: Union) -> None:
+    """While the file is open, and when the mapping is all that is left of the opening."""
+    path = union.mountpoint / "file"
+    with open(path, "r+b") as file:
+        mapping = mmap.mmap(file.fileno(), 0)
+        for _ in range(2):
+            os.utime(path, (1, 1))
+            mapping[0] ^= 1
+            mapping.flush()
+            assert os.fstat(file.fileno()).st_mtime > 1
+    os.utime(path, (1, 1))
+    assert path.stat().st_mtime == 1
+    mapping[0] ^= 1
+    assert path.stat().st_mtime > 1
+    mapping.close()
+    assert union.upper is not None
+    assert path.stat().st_mtime_ns == (union.upper / "file").stat().st_mtime_ns
+
+
+def test_a_new_file_that_is_mapped(union: Union) -> None:
+    """CREATE gives the attributes with the handle."""
+    path = union.mountpoint / "new"
+    with open(path, "w+b") as file:
+        file.truncate(4096)
+        os.utime(path, (1, 1))
+        with mmap.mmap(file.fileno(), 0) as mapping:
+            assert path.stat().st_mtime == 1
+            mapping[0] = 1
+    assert path.stat().st_mtime > 1
+
+
+def test_attributes_of_what_is_only_read_stay_cached(union: Union) -> None:
+    path = union.mountpoint / "file"
+    assert path.read_text() == "lower content"
+    path.stat()
+    before = requests(union).get("GETATTR", 0)
+    for _ in range(10):
+        path.stat()
+    assert requests(union).get("GETATTR", 0) == before
+
+
+FLAGS = [0, os.O_APPEND, os.O_DIRECT, os.O_APPEND | os.O_DIRECT]
+
+
+@pytest.mark.parametrize("io", ["cached", "passthrough"])
+def test_flags_set_and_taken_back(place: Path, io: str) -> None:
+    """fcntl(F_SETFL): each change of O_APPEND and O_DIRECT, beside another writer, as on a branch.
+
+    dd oflag=direct takes O_DIRECT back for the last, short block.
+    """
+    union = Union(place, io=io)
+    block = mmap.mmap(-1, 4096)  # aligned, as O_DIRECT needs it
+    block[:] = b"d" * 4096
+
+    def work(path: Path, steps: tuple[int, ...]) -> list[object]:
+        seen: list[object] = []
+        path.write_bytes(b"0" * 8192)
+        fd = os.open(path, os.O_RDWR | steps[0])
+        other = os.open(path, os.O_RDWR)
+        for flags in steps:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+            os.pwritev(fd, [block], 0)
+            os.write(fd, block)
+            if not flags & os.O_DIRECT:
+                os.pwrite(fd, b"short", 5)
+                seen.append(os.pread(fd, 9, 3))
+                os.ftruncate(fd, 8192)
+            os.lseek(fd, 4096, os.SEEK_SET)
+            os.pwrite(other, b"other", 4000)
+            seen += [os.fstat(fd).st_size, os.preadv(fd, [block], 0), bytes(block[3990:4010])]
+            block[:] = b"d" * 4096
+        os.close(fd)
+        os.close(other)
+        return [*seen, path.read_bytes()]
+
+    with union:
+        for number, steps in enumerate(itertools.product(FLAGS, repeat=2)):
+            expected = work(place / f"plain{number}", steps)
+            assert work(union.mountpoint / f"file{number}", steps) == expected, steps
+
+
+def test_what_is_opened_for_appending_is_never_cached_twice(union: Union) -> None:
+    """Reading it goes by the daemon, splice(2) from it would fill the mount's page cache."""
+    path = union.mountpoint / "new"
+    path.write_bytes(b"a" * 8192)
+    fd, other = os.open(path, os.O_RDWR | os.O_APPEND), os.open(path, os.O_RDWR)
+    reader, writer = os.pipe()
+    fails_with(EINVAL, lambda: os.splice(fd, writer, 100, offset_src=0))
+    assert os.splice(other, writer, 3, offset_src=0) == 3
+    assert os.read(reader, 10) == b"aaa"
+    for content in (b"b", b"c"):
+        os.pwrite(other, content, 0)
+        assert os.pread(fd, 1, 0) == content
+    with mmap.mmap(fd, 0) as mapping:
+        mapping[0:1] = b"d"
+        assert os.pread(fd, 1, 0) == os.pread(other, 1, 0) == b"d"
+    for number in (fd, other, reader, writer):
+        os.close(number)
 
 
 # --- io=auto -------------------------------------------------------------------------------------

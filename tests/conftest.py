@@ -22,13 +22,28 @@ import unionfs
 
 pytest.register_assert_rewrite("tests.mounted.harness", "tests.mounted.trees", "tests.work.twins")
 
+from tests import seeds  # noqa: E402
 from tests.mounted.harness import detach, mounts_below, watchdog  # noqa: E402
+from tests.seeds import chance  # noqa: E402
+from tests.times import Times  # noqa: E402
+
+__all__ = ["chance"]
 
 _base = pytest.StashKey[Path]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--times", type=Path, metavar="FILE", help="store how long each test took")
+    parser.addoption(
+        "--long", action="store_true", help="only the searches that other runs leave out"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the run its directory, on a filesystem that can be a branch of any kind."""
+    """Give the run its seed, and its directory on a filesystem that can be a branch of any kind."""
+    seeds.configure(config)
+    config.pluginmanager.register(Times(config.getoption("--times")))
     parent = os.environ.get("UNIONFS_TEST_DIR") or tempfile.gettempdir()
     if _filesystem(parent) in ("tmpfs", "overlay"):
         parent = "/var/tmp"
@@ -45,6 +60,28 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         clean_up(base)
         # Not shutil.rmtree: it gives up at trees deeper than the descriptors it may hold.
         subprocess.run(["rm", "-rf", base], check=True)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return seeds.how_to_repeat(config)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    if exitstatus == pytest.ExitCode.TESTS_FAILED:
+        terminalreporter.line(seeds.how_to_repeat(config))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the searches (`long`), or all else."""
+    wanted = config.getoption("--long")
+    left = [item for item in items if (item.get_closest_marker("long") is None) is wanted]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [
+            item for item in items if (item.get_closest_marker("long") is None) is not wanted
+        ]
 
 
 def _filesystem(path: str) -> str:

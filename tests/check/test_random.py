@@ -67,9 +67,8 @@ def look(union: Union, path: str) -> Iterator[tuple[str, object]]:
             yield from look(union, f"{path}/{name}" if path else name)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_nonsense(upper: Upper, seed: int) -> None:
-    chance = random.Random(seed)
+@pytest.mark.parametrize("number", range(40))
+def test_nonsense(upper: Upper, number: int, chance: random.Random) -> None:
     fill(chance, upper.path, 3)
     fill(chance, upper.lower, 2)
     lower = chance.choice([False, True])

@@ -245,10 +245,11 @@ def check_upper(union: Union) -> None:
 
 @pytest.mark.parametrize("whiteout", ["aufs", "overlay"])
 @pytest.mark.parametrize(
-    ("rounds", "seed"), [(12, 1), pytest.param(150, 2, marks=pytest.mark.slow)]
+    "rounds", [30, pytest.param(1500, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
 )
-def test_every_name_is_before_or_after(place: Path, whiteout: str, rounds: int, seed: int) -> None:
-    chosen = random.Random(seed)
+def test_every_name_is_before_or_after(
+    place: Path, whiteout: str, rounds: int, chance: random.Random
+) -> None:
     union = Union(place, lowers=2, whiteout=whiteout)
     states = []
     histories: list[list[str]] = [[] for _ in range(WORKERS)]
@@ -269,7 +270,7 @@ def test_every_name_is_before_or_after(place: Path, whiteout: str, rounds: int, 
                 Worker(
                     union.mountpoint / f"w{number}",
                     states[number],
-                    chosen.randrange(1 << 30),
+                    chance.randrange(1 << 30),
                     killed,
                 )
                 for number in range(WORKERS)
@@ -277,7 +278,7 @@ def test_every_name_is_before_or_after(place: Path, whiteout: str, rounds: int, 
             for worker in workers:
                 worker.start()
             # How long is random: no result depends on it.
-            time.sleep(chosen.uniform(0, 0.25))
+            time.sleep(chance.uniform(0, 0.25))
             killed.set()
             os.kill(union.pid, signal.SIGKILL)
             # The dead mount stays until nobody works on it, so that nobody works below it.

@@ -13,8 +13,9 @@ from tests.posix.trees import File
 CONTENT = random.Random(1).randbytes(150_000)
 SHORT_RUNS = 100
 
-#: Of each long run: with the four of them 20,000 for every place.
+#: Of each long run: with the four of them 20,000 for every place; and of each with --long.
 OPERATIONS = 5_000
+SEARCH = 300_000
 TREE = {
     "given": File(content=CONTENT),
     "truncated": File(content=CONTENT),
@@ -32,42 +33,59 @@ def mounted(request: pytest.FixtureRequest) -> Iterator[Mounted]:
     mounted.close()
 
 
+@pytest.fixture
+def seed(chance: random.Random) -> int:
+    return chance.randrange(1 << 32)
+
+
+@pytest.fixture(
+    params=[OPERATIONS, pytest.param(SEARCH, marks=[pytest.mark.long, pytest.mark.timeout(1000)])]
+)
+def operations(request: pytest.FixtureRequest) -> int:
+    """How many operations a long run takes."""
+    number: int = request.param
+    return number
+
+
 def _exercise(path: str, seed: int, initial: bytes | None, operations: int) -> None:
     exerciser = Exerciser(path, seed, initial=initial)
     exerciser.run(operations)
     exerciser.close()
 
 
-def test_new_file(mounted: Mounted) -> None:
-    mounted.run(_exercise, mounted.place("fsx") / "new", 11, None, OPERATIONS, deadline=120)
+def test_new_file(mounted: Mounted, seed: int, operations: int) -> None:
+    path = mounted.place("fsx") / f"new-{operations}"
+    mounted.run(_exercise, path, seed, None, operations, deadline=120 + operations / 400)
 
 
-def test_given_file(mounted: Mounted) -> None:
-    mounted.run(_exercise, mounted.place("fsx") / "given", 12, CONTENT, OPERATIONS, deadline=120)
+def test_given_file(mounted: Mounted, seed: int, operations: int) -> None:
+    path = mounted.place("fsx") / "given"
+    mounted.run(_exercise, path, seed, CONTENT, operations, deadline=120 + operations / 400)
 
 
-def test_given_sparse_file(mounted: Mounted) -> None:
+def test_given_sparse_file(mounted: Mounted, seed: int, operations: int) -> None:
     content = CONTENT[:5000].ljust(150_000, b"\0")
-    mounted.run(_exercise, mounted.place("fsx") / "sparse", 13, content, OPERATIONS, deadline=120)
+    path = mounted.place("fsx") / "sparse"
+    mounted.run(_exercise, path, seed, content, operations, deadline=120 + operations / 400)
 
 
-def test_given_file_after_truncation(mounted: Mounted) -> None:
+def test_given_file_after_truncation(mounted: Mounted, seed: int, operations: int) -> None:
     path = mounted.place("fsx") / "truncated"
 
     def act() -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
-        _exercise(path, 14, b"", OPERATIONS)
+        _exercise(path, seed, b"", operations)
 
-    mounted.run(act, deadline=120)
+    mounted.run(act, deadline=120 + operations / 400)
 
 
-def test_short_runs(mounted: Mounted) -> None:
+def test_short_runs(mounted: Mounted, seed: int) -> None:
     """The first changes of a lower file, in another order every time."""
     place = mounted.place("fsx")
 
     def act() -> None:
         for number in range(SHORT_RUNS):
-            _exercise(place / f"short-{number}", number, CONTENT[:70_000], 60)
+            _exercise(place / f"short-{number}", seed + number, CONTENT[:70_000], 60)
 
     mounted.run(act, deadline=120)
 

@@ -20,12 +20,10 @@ from .steps import ON_OPEN_FILES, Draw, resolve
 from .trees import Dir
 from .unions import Reference, Union
 
-#: How many sequences a run takes. The default is the same sequences each time, so that no change
-#: fails for what another one broke; a number asks for that many random ones.
-SEQUENCES = os.environ.get("UNIONFS_SEQUENCES")
+#: How many sequences a run takes.
+SEQUENCES = int(os.environ.get("UNIONFS_SEQUENCES", 300))
 SETTINGS = settings(
-    max_examples=int(SEQUENCES or 300),
-    derandomize=SEQUENCES is None,
+    max_examples=SEQUENCES,
     stateful_step_count=30,
     phases=(Phase.generate,),  # see minimise.py
     database=None,

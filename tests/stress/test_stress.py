@@ -1,6 +1,7 @@
 """A few seconds of the load on the union, over content of a lower."""
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,12 +28,13 @@ def mounted(request: pytest.FixtureRequest) -> Iterator[Mounted]:
     mounted.close()
 
 
-def test_mixed_load(mounted: Mounted) -> None:
+def test_mixed_load(mounted: Mounted, chance: random.Random) -> None:
+    seed = chance.randrange(1 << 20)
     top = mounted.place("stress").path
     seconds = 3 if mounted.name == "plain" else 8
 
     def act() -> int:
-        counts = stress(top, PROCESSES, seconds, 1, dropping=may_drop_caches())
+        counts = stress(top, PROCESSES, seconds, seed, dropping=may_drop_caches())
         tree.remove(top)
         return counts.total()
 
@@ -42,7 +44,7 @@ def test_mixed_load(mounted: Mounted) -> None:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("options", ["copyup=open", "rename_dir=redirect,whiteout=overlay"])
 @needs_root
-def test_mixed_load_on_four_threads(place: Path, options: str) -> None:
+def test_mixed_load_on_four_threads(place: Path, options: str, chance: random.Random) -> None:
     """By the command, and with no name or attribute cached: much happens at a time."""
     for name in ("lower", "upper", "mnt"):
         (place / name).mkdir()
@@ -51,7 +53,8 @@ def test_mixed_load_on_four_threads(place: Path, options: str) -> None:
     branches = f"lowerdir={place}/lower,upperdir={place}/upper"
     assert unionfs_mount("-o", f"{branches},threads=4,timeout=0,{options}", mountpoint).stderr == ""
     try:
-        counts = stress(str(mountpoint), PROCESSES, 8, 2, dropping=may_drop_caches())
+        seed = chance.randrange(1 << 20)
+        counts = stress(str(mountpoint), PROCESSES, 8, seed, dropping=may_drop_caches())
     finally:
         detach(mountpoint)
         wait_for_nobody(place)

@@ -72,7 +72,7 @@ def transformations(path: Path, outside: Path) -> Iterator[Callable[[], None]]:
 
 @pytest.mark.parametrize("branch", ["lower1", "lower2", "upper"])
 def test_names_that_change_their_type_while_they_are_used(
-    make_union: Callable[..., Union], branch: str
+    make_union: Callable[..., Union], branch: str, chance: random.Random
 ) -> None:
     union = make_union(fd_limit=4)
     outside = union.base / "outside"
@@ -104,11 +104,10 @@ def test_names_that_change_their_type_while_they_are_used(
         lambda: union.link("t", "d/link"),
         lambda: union.unlink("d/link"),
     ]
-    chosen = random.Random(1)
     with beside(change):
         for _ in range(3000):
             try:
-                assert chosen.choice(calls)() != SECRET
+                assert chance.choice(calls)() != SECRET
             except OSError as error:
                 assert error.errno in FLEETING, error
     assert on_disk(outside) == {"secret": SECRET}

@@ -49,7 +49,13 @@ from unionfs._operations cimport (
     Op,
     SetAttr,
 )
-from unionfs._owner cimport owner_chmod, owner_give, owner_stat, owner_without_set_ids
+from unionfs._owner cimport (
+    owner_chmod,
+    owner_give,
+    owner_loses_group,
+    owner_stat,
+    owner_without_set_ids,
+)
 from unionfs._reach cimport (
     node_data_ref,
     node_getxattr,
@@ -169,7 +175,7 @@ cdef int content_open(Table *t, Op *op, Node *n, uint32_t flags, uint64_t *handl
 
 # --- attributes ----------------------------------------------------------------------------
 
-cdef int kill_set_ids(const Table *t, int fd) noexcept nogil:
+cdef int kill_set_ids(const Table *t, const Op *op, int fd) noexcept nogil:
     """What a write, a truncation and the like by another than root do to set-id bits."""
     cdef Stat st
     cdef uint32_t mode
@@ -177,6 +183,8 @@ cdef int kill_set_ids(const Table *t, int fd) noexcept nogil:
     if r < 0:
         return r
     mode = owner_without_set_ids(st.stx_mode)
+    if owner_loses_group(t, op, &st):
+        mode &= ~<uint32_t>S_ISGID
     return owner_chmod(t, fd, mode & 0o7777) if mode != st.stx_mode else 0
 
 
@@ -197,7 +205,7 @@ cdef int set_times(int fd, const SetAttr *wanted) noexcept nogil:
     return sys_utimens(fd, b"", times)
 
 
-cdef int set_size(Table *t, Node *n, uint64_t handle, const SetAttr *wanted,
+cdef int set_size(Table *t, const Op *op, Node *n, uint64_t handle, const SetAttr *wanted,
                   bint changes) noexcept nogil:
     cdef Ref ref
     cdef int r = data_ref(t, n, handle, True, &ref)
@@ -210,7 +218,7 @@ cdef int set_size(Table *t, Node *n, uint64_t handle, const SetAttr *wanted,
     else:
         r = sys_truncate(ref.fd, <int64_t>wanted.size)
     if r == 0 and wanted.valid & SET_KILL_SUIDGID:
-        r = kill_set_ids(t, ref.fd)
+        r = kill_set_ids(t, op, ref.fd)
     ref_drop(t, &ref)
     return r
 
@@ -228,6 +236,26 @@ cdef int wanted_owner(const Table *t, const SetAttr *wanted, uint32_t *uid,
         if gid[0] == NO_ID and not t.gids.squash:
             return -EINVAL
     return 0
+
+
+cdef int set_owner(const Table *t, const Op *op, int fd, uint32_t uid, uint32_t gid) noexcept nogil:
+    """chown(2), that of no id included, which still moves ctime and clears set-id bits: so asks the
+    kernel for them to go before it writes by itself (file_remove_privs(), with passthrough)."""
+    cdef Stat st
+    cdef bint loses = False
+    cdef int r = 0
+    if op.uid != 0:
+        r = owner_stat(t, 0, fd, &st)
+        loses = r == 0 and owner_loses_group(t, op, &st)
+    if r < 0:
+        return r
+    if uid != NO_ID or gid != NO_ID or t.branch[0].override.name != NULL:
+        r = owner_give(t, fd, uid, gid)
+    else:
+        r = sys_fchownat(fd, b"", NO_ID, NO_ID)
+    if r == 0 and loses:
+        r = owner_chmod(t, fd, owner_without_set_ids(st.stx_mode) & 0o7777 & ~<uint32_t>S_ISGID)
+    return r
 
 
 cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAttr *wanted,
@@ -252,18 +280,16 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
     if r != 0:
         return r
     if wanted.valid & SET_SIZE:
-        r = set_size(t, n, handle, wanted, changes)
+        r = set_size(t, op, n, handle, wanted, changes)
         if r < 0:
             return r
     r = node_path_ref(t, n, &ref)
     if r < 0:
         return r
-    if wanted.valid & (SET_UID | SET_GID):
-        r = owner_give(t, ref.fd, uid, gid)
-    elif not wanted.valid & ~<uint32_t>SET_KILL_SUIDGID:
-        r = sys_fchownat(ref.fd, b"", NO_ID, NO_ID)     # chown(-1, -1) still moves ctime
+    if wanted.valid & (SET_UID | SET_GID) or not wanted.valid & ~<uint32_t>SET_KILL_SUIDGID:
+        r = set_owner(t, op, ref.fd, uid, gid)
     if r == 0 and wanted.valid & SET_KILL_SUIDGID and not wanted.valid & SET_SIZE:
-        r = kill_set_ids(t, ref.fd)
+        r = kill_set_ids(t, op, ref.fd)
     if r == 0 and wanted.valid & SET_MODE:
         if t.branch[0].override.name == NULL:
             r = keep_origin(t, n, ref.fd, wanted.mode)
@@ -346,7 +372,7 @@ cdef int64_t content_write(Table *t, Op *op, Node *n, uint64_t handle, const cha
         return r
     r = sys_pwrite(ref.fd, data, size, <int64_t>offset)
     if r > 0 and flags & WRITE_KILL_SUIDGID:
-        kill_set_ids(t, ref.fd)
+        kill_set_ids(t, op, ref.fd)
     ref_drop(t, &ref)
     return r
 
@@ -399,7 +425,7 @@ cdef int content_fallocate(Table *t, Op *op, Node *n, uint64_t handle, int mode,
         return r
     r = sys_fallocate(ref.fd, mode, <int64_t>offset, <int64_t>length)
     if r == 0 and op.uid != 0:
-        r = kill_set_ids(t, ref.fd)    # FALLOCATE has no flag that says so
+        r = kill_set_ids(t, op, ref.fd)    # FALLOCATE has no flag that says so
     ref_drop(t, &ref)
     return r
 
@@ -431,7 +457,7 @@ cdef int64_t content_copy_range(Table *t, Op *op, Node *source, uint64_t source_
     if r == 0:
         r = sys_copy_file_range(from_ref.fd, &from_at, to_ref.fd, &to_at, <size_t>length)
         if r > 0 and op.uid != 0:
-            kill_set_ids(t, to_ref.fd)
+            kill_set_ids(t, op, to_ref.fd)
         ref_drop(t, &to_ref)
     ref_drop(t, &from_ref)
     return r

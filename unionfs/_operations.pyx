@@ -4,9 +4,9 @@
 What happens is written in the modules below; here ids become pinned nodes. The order of the
 modules is their order of knowledge: each cimports functions only from those before it.
 
-    _sys  _idmap  _override  _descriptors  _nodes  _directories  _reach  _handles  _owner  _xattrs
-    _marks  _state  _identity  _links  _listing  _copy  _redirect  _lookup  _make  _remove
-    _rename  _backing  _dropbehind  _content  _readdir  _operations  _tree
+    _sys  _idmap  _caller  _override  _descriptors  _nodes  _directories  _reach  _handles
+    _owner  _xattrs  _marks  _state  _identity  _links  _listing  _copy  _redirect  _lookup
+    _make  _remove  _rename  _backing  _dropbehind  _content  _readdir  _operations  _tree
 """
 from libc.errno cimport EINVAL, ENAMETOOLONG, ENOENT, EPERM, EROFS, ESTALE
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t

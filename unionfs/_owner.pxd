@@ -6,6 +6,7 @@ Ids are those of the branches. A descriptor may be O_PATH.
 from libc.stdint cimport uint16_t, uint32_t
 
 from unionfs._nodes cimport Table
+from unionfs._operations cimport Op
 from unionfs._sys cimport Stat
 
 # statx(2) of the file behind a descriptor.
@@ -14,8 +15,11 @@ cdef int owner_stat(const Table *t, uint16_t branch, int fd, Stat *st) noexcept 
 # The counterparts on disk of a caller's ids, for what he creates; the overflow id without one.
 cdef void owner_of_new(const Table *t, uint32_t *uid, uint32_t *gid) noexcept nogil
 
-# What is left of a mode after a write, a truncation or a chown that clears set-id bits.
+# What a write, a truncation or a chown that clears set-id bits leaves of a mode, whoever did it.
 cdef uint32_t owner_without_set_ids(uint32_t mode) noexcept nogil
+# Whether such a change by this caller takes away the set-group-id bit of a file that its group may
+# not execute as well: it does (since Linux 6.2) if the caller is neither in the group nor root.
+cdef bint owner_loses_group(const Table *t, const Op *op, const Stat *st) noexcept nogil
 
 # Is an owner or group to be kept that the daemon's user namespace has no id for?
 cdef bint owner_is_unknown(const Table *t, const Stat *st) noexcept nogil

@@ -3,8 +3,10 @@
 from libc.errno cimport EINVAL, EPERM
 from libc.stdint cimport uint16_t, uint32_t
 
-from unionfs._idmap cimport NO_ID, OVERFLOW_ID, IdMap, id_store
+from unionfs._caller cimport caller_in_group
+from unionfs._idmap cimport NO_ID, OVERFLOW_ID, IdMap, id_show_owner, id_store
 from unionfs._nodes cimport Table
+from unionfs._operations cimport Op
 from unionfs._override cimport (
     Override,
     override_mode,
@@ -80,9 +82,17 @@ cdef int give_inode(const Table *t, int fd, uint32_t uid, uint32_t gid) noexcept
 
 cdef uint32_t owner_without_set_ids(uint32_t mode) noexcept nogil:
     mode &= ~S_ISUID
-    if mode & S_IXGRP:          # without it the bit asks for mandatory locking
+    if mode & S_IXGRP:
         mode &= ~S_ISGID
     return mode
+
+
+cdef bint owner_loses_group(const Table *t, const Op *op, const Stat *st) noexcept nogil:
+    """See the declaration. The kernel asks about the group that it sees (fs/attr.c,
+    setattr_should_drop_sgid()), and FUSE does not tell what it found."""
+    if (st.stx_mode & S_IFMT) == S_IFDIR or not st.stx_mode & S_ISGID or st.stx_mode & S_IXGRP:
+        return False
+    return not caller_in_group(op.uid, op.gid, op.pid, id_show_owner(&t.gids, st.stx_gid))
 
 
 # --- the record's --------------------------------------------------------------------------

@@ -13,17 +13,17 @@ Its `unique` is the number of the question, and comes back with the answer.
 from libc.errno cimport EINTR, EIO, ENOMEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.signal cimport SIGKILL
-from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc, strtoull
 from libc.string cimport memcpy, memset, strstr
 
+from unionfs._caller cimport caller_status
 from unionfs._channel cimport (
     Channel, Preparation, Relay, Request, atomic_add, atomic_subtract, request_finish,
 )
 from unionfs._operations cimport PREPARE_WHOLE, SET_SIZE, WHOLE_SIZE, Op, tree_pin, tree_unpin
 from unionfs._pool cimport pool_submit
 from unionfs._sys cimport (
-    O_CLOEXEC, O_RDONLY, O_WRONLY, cond_broadcast, cond_destroy, cond_init, cond_wait,
+    O_WRONLY, cond_broadcast, cond_destroy, cond_init, cond_wait,
     mutex_destroy, mutex_init, mutex_lock, mutex_unlock, sys_close, sys_read, sys_thread,
 )
 from unionfs._wire cimport (
@@ -34,9 +34,6 @@ cdef extern from "<sys/socket.h>" nogil:
     int64_t send(int fd, const void *data, size_t size, int flags)
     int shutdown(int fd, int how)
     const int MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR
-
-cdef extern from "<fcntl.h>" nogil:
-    int open_file "open"(const char *path, int flags)
 
 cdef enum:
     # Questions under way at once. Each is a message of 128 bytes at the most: the pair's buffer
@@ -133,22 +130,15 @@ cdef int park(Request *request, const Op *op) noexcept nogil:
 cdef bint is_being_killed(uint32_t pid) noexcept nogil:
     """Whether a thread will never come back to its program: SIGKILL is pending, which is also how
     the kernel ends the threads of a process that any other signal ends (complete_signal())."""
-    cdef char path[32]
-    cdef char text[4096]
-    cdef int64_t size
-    cdef int fd
+    cdef char *status = caller_status(pid)
     cdef const char *line
-    snprintf(path, sizeof(path), "/proc/%u/status", <unsigned>pid)
-    fd = open_file(path, O_RDONLY | O_CLOEXEC)
-    if fd < 0:
+    cdef bint killed
+    if status == NULL:
         return True
-    size = sys_read(fd, text, sizeof(text) - 1)
-    sys_close(fd)
-    if size <= 0:
-        return True
-    text[size] = 0
-    line = strstr(text, "\nSigPnd:\t")
-    return line == NULL or (strtoull(line + 9, NULL, 16) >> (SIGKILL - 1)) & 1
+    line = strstr(status, "\nSigPnd:\t")
+    killed = line == NULL or (strtoull(line + 9, NULL, 16) >> (SIGKILL - 1)) & 1
+    free(status)
+    return killed
 
 
 cdef bint interrupt(Channel *channel, uint64_t unique) noexcept nogil:

@@ -35,6 +35,21 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a place with topics of its own no others run, unless the place was asked for by name."""
+    if "UNIONFS_TEST_PLACES" in os.environ:
+        return
+    others = []
+    for item in items:
+        kind = _place_name(item)
+        topics = KINDS[kind].topics if kind is not None else None
+        if topics is not None and _topic(item) not in topics:
+            others.append(item)
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     for number, item in enumerate(session.items):
         kind = _place_name(item)
@@ -51,6 +66,10 @@ def _place_name(item: pytest.Item) -> str | None:
     callspec = getattr(item, "callspec", None)
     found = callspec.params.get("mounted") if callspec else None
     return found if isinstance(found, str) else None
+
+
+def _topic(item: pytest.Item) -> str:
+    return item.path.stem.removeprefix("test_")
 
 
 def _needs(item: pytest.Item) -> set[str]:
@@ -146,7 +165,7 @@ def _execute(
 
 
 def _judge(item: pytest.Function, place: str, failure: str | None) -> None:
-    topic = re.sub(r"^test_", "", item.path.stem)
+    topic = _topic(item)
     parameters = re.sub(rf"\[({re.escape(place)})(?:-(.*))?\]$", r"[\2]", item.name, flags=re.S)
     case = f"{topic}::{parameters.removesuffix('[]').removeprefix('test_')}"
     row = differences.find(place, case)

@@ -103,6 +103,15 @@ def _unionfs(layout: Layout, lowers: Sequence[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def _unionfs_passthrough(layout: Layout, lowers: Sequence[str]) -> Iterator[str]:
+    """The kernel reads and writes the branches' files by itself."""
+    import unionfs
+
+    with unionfs.mount(lowers, layout.upper, layout.mnt, io="passthrough"):
+        yield layout.mnt
+
+
+@contextlib.contextmanager
 def _unionfs_records(layout: Layout, lowers: Sequence[str]) -> Iterator[str]:
     """Owners, modes and types are kept in attributes of the upper."""
     import unionfs
@@ -134,6 +143,8 @@ class Kind:
     caller: str = "root"
     #: The given trees are built in a user namespace: their ids on disk start at _MAPPED.
     mapped: bool = False
+    #: The topics (test_TOPIC.py) in which this place differs from another one; None: all.
+    topics: frozenset[str] | None = None
 
 
 _NAMESPACE = frozenset({"users", "acls"})
@@ -151,6 +162,11 @@ KINDS: Mapping[str, Kind] = {
     "unionfs-upper": Kind(_unionfs, ["upper"], can=frozenset(NEEDS)),
     "unionfs-lower": Kind(_unionfs, ["lower"]),
     "unionfs-merged": Kind(_unionfs, _ALL_BRANCHES, _TWO),
+    "unionfs-passthrough": Kind(
+        _unionfs_passthrough,
+        ["upper"],
+        topics=frozenset({"direct", "permissions", "read_write"}),
+    ),
     "unionfs-namespace": Kind(_unionfs, _ALL_BRANCHES, _TWO, can=_NAMESPACE, caller="namespace"),
     "unionfs-mapped": Kind(_unionfs_mapped, _ALL_BRANCHES, _TWO, can=_NAMESPACE, mapped=True),
     "unionfs-records": Kind(

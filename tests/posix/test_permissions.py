@@ -209,6 +209,9 @@ CHANGES: dict[str, Callable[[str], object]] = {
     "direct": _direct,
 }
 each_change = pytest.mark.parametrize("change", CHANGES)
+#: One for each way a change reaches the daemon.
+SOME = ["write", "truncate", "fallocate", "copy_file_range"]
+some_change = pytest.mark.parametrize("change", SOME)
 DATA = b"p" * 10_000
 
 
@@ -237,12 +240,53 @@ def test_set_id_bits_stay_when_root_changes_content(place: Place, change: str) -
     assert mode(place / "program") == 0o6755
 
 
+# A set-group-id bit of a file that its group may not execute, as Linux has it since 6.2.
+
+
 @pytest.mark.needs("users")
-@given({"program": File(content=DATA, mode=0o2766, gid=GROUP)})
-def test_set_group_id_without_execution_stays(place: Place) -> None:
+@each_change
+@given({"program": File(content=DATA, mode=0o6666)})
+def test_set_group_id_without_execution_goes(place: Place, change: str) -> None:
+    place.as_user(CHANGES[change], place / "program", groups=[12, 34])
+    assert mode(place / "program") == 0o666
+
+
+@pytest.mark.needs("users")
+@pytest.mark.parametrize(("gid", "groups"), [(GROUP, []), (5, [12, GROUP, 34])])
+@some_change
+@given({"program": File(content=DATA, mode=0o6666, gid=GROUP)})
+def test_set_group_id_without_execution_stays(
+    place: Place, change: str, gid: int, groups: list[int]
+) -> None:
     """As long as the writer is in the group."""
-    place.as_user(CHANGES["write"], place / "program")
-    assert mode(place / "program") == 0o2766
+    place.as_user(CHANGES[change], place / "program", gid=gid, groups=groups)
+    assert mode(place / "program") == 0o2666
+
+
+@pytest.mark.needs("users")
+@some_change
+@given({"program": File(content=DATA, mode=0o2666, gid=GROUP)})
+def test_set_group_id_without_execution_stays_for_root(place: Place, change: str) -> None:
+    """CAP_FSETID over the file is enough, in a user namespace too."""
+    CHANGES[change](place / "program")
+    assert mode(place / "program") == 0o2666
+
+
+@pytest.mark.needs("users")
+@pytest.mark.parametrize("ids", [(-1, -1), (-1, 12), (-1, 34)])
+@pytest.mark.parametrize(
+    ("groups", "left"), [([12, 34], 0o2666), ([34], 0o666)], ids=["member", "outsider"]
+)
+@given({"mine": File(mode=0o6666, uid=USER, gid=12)})
+def test_set_group_id_without_execution_and_chown(
+    place: Place, ids: tuple[int, int], groups: list[int], left: int
+) -> None:
+    """By the owner; it is the group before the change that counts."""
+    if ids[1] == 12 and left == 0o666:
+        place.as_user(raised, os.chown, place / "mine", *ids, groups=groups)
+        return
+    place.as_user(os.chown, place / "mine", *ids, groups=groups)
+    assert mode(place / "mine") == left
 
 
 @pytest.mark.needs("users")

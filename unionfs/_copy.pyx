@@ -50,6 +50,7 @@ from unionfs._nodes cimport (
     node_unpin_locked,
 )
 from unionfs._operations cimport WOULD_WAIT
+from unionfs._overlay cimport overlay_copy
 from unionfs._owner cimport (
     owner_give,
     owner_is_unknown,
@@ -200,6 +201,8 @@ cdef struct Copy:
     int data                # descriptor of its data, which may be another file's; -1: `source`
     int target              # descriptor of the copy, -1 before it exists
     char name[24]           # its name in the work directory, empty: it has none
+    bint may_wait
+    bint has_acls           # the copy was made with its ACLs
     bint named              # it has its name in the upper
     Stat st
 
@@ -214,7 +217,8 @@ cdef int copy_attributes(Copy *c) noexcept nogil:
         r = owner_give(c.t, c.target, c.st.stx_uid, c.st.stx_gid)
     # user.* can be set only by who may write the file, and an ACL sets bits of the mode.
     if r == 0:
-        r = xattr_copy_all(c.t, c.source, c.target)
+        # Where records decide who may do what, an ACL would only mislead those who look past us.
+        r = xattr_copy_all(c.t, c.source, c.target, not (records or c.has_acls))
     if r == 0 and (c.n.names != NULL or c.n.linked):
         r = record_origin(c.t, c.n, c.target)
         if r == 0 and c.n.type != S_IFLNK and not records:
@@ -233,10 +237,13 @@ cdef int copy_regular(Copy *c) noexcept nogil:
     """A file without a name or, on a filesystem without O_TMPFILE, in the work directory."""
     cdef uint64_t size = min(c.keep, c.st.stx_size)
     cdef int r
-    c.target = sys_open_beneath(c.t.work_fd, b".", O_TMPFILE | O_RDWR, 0o600)
-    if c.target in (-EOPNOTSUPP, -EISDIR, -ENOENT, -EINVAL):
-        work_new_name(c.t, c.name)
-        c.target = sys_open_beneath(c.t.work_fd, c.name, O_CREAT | O_EXCL | O_RDWR, 0o600)
+    if c.has_acls:
+        c.target = sys_open_beneath(c.t.work_fd, c.name, O_RDWR | O_NOFOLLOW, 0)
+    else:
+        c.target = sys_open_beneath(c.t.work_fd, b".", O_TMPFILE | O_RDWR, 0o600)
+        if c.target in (-EOPNOTSUPP, -EISDIR, -ENOENT, -EINVAL):
+            work_new_name(c.t, c.name)
+            c.target = sys_open_beneath(c.t.work_fd, c.name, O_CREAT | O_EXCL | O_RDWR, 0o600)
     if c.target < 0:
         c.name[0] = 0
         return c.target
@@ -256,8 +263,11 @@ cdef int copy_other(Copy *c) noexcept nogil:
     cdef char link[LINK_LIMIT]
     cdef int64_t length
     cdef int r
-    work_new_name(c.t, c.name)
-    if c.n.type == S_IFDIR:
+    if not c.has_acls:
+        work_new_name(c.t, c.name)
+    if c.has_acls:
+        r = 0
+    elif c.n.type == S_IFDIR:
         r = sys_mkdirat(c.t.work_fd, c.name, 0o700)
     elif c.n.type == S_IFLNK:
         length = sys_readlinkat(c.source, b"", link, LINK_LIMIT - 1)
@@ -381,6 +391,9 @@ cdef int copy_named(Copy *c, Node *parent, const char *name) noexcept nogil:
     if r < 0:
         return r
     r = open_source(c, lower.fd, name)
+    if r == 0:
+        r = overlay_copy(c.t, lower.fd, name, c.source, c.n.type, c.may_wait, c.name)
+        c.has_acls = r > 0
     ref_drop(c.t, &lower)
     if r < 0:
         return r
@@ -504,6 +517,8 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
     c.copied = 0
     c.source = c.target = c.data = -1
     c.name[0] = 0
+    c.may_wait = may_wait
+    c.has_acls = False
     c.named = False
     if parent != NULL:
         r = copy_named(&c, parent, text)

@@ -40,6 +40,11 @@ cdef int64_t acl_show(const IdMap *uids, const IdMap *gids, char *value,
                       int64_t size) noexcept nogil
 cdef int64_t acl_store(const IdMap *uids, const IdMap *gids, char *value,
                        int64_t size) noexcept nogil
+# Of an ACL as a user namespace reads it: does it name an id that the namespace has not?
+cdef bint acl_names_unknown(const char *value, int64_t size) noexcept nogil
+# Leaves out the entries about such ids, for a file that cannot have them. -EOVERFLOW if one of them
+# denies what is left gives.
+cdef int64_t acl_forget(char *value, int64_t size) noexcept nogil
 # These may grow or shrink; the value has room for CAPABILITY_SIZE.
 cdef int64_t capability_show(const IdMap *uids, char *value, int64_t size) noexcept nogil
 cdef int64_t capability_store(const IdMap *uids, char *value, int64_t size) noexcept nogil

@@ -5,7 +5,7 @@ Besides owners, two kinds of extended attributes hold ids: POSIX ACLs (<linux/po
 and capabilities, which count only where user 0 is the one they name (capabilities(7), "File
 capability extended attribute versioning"). All numbers in them are little-endian.
 """
-from libc.errno cimport EINVAL, ENODATA, EPERM
+from libc.errno cimport EINVAL, ENODATA, EOVERFLOW, EPERM
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memmove
 
@@ -17,7 +17,10 @@ cdef extern from "<endian.h>" nogil:
 cdef enum:
     ACL_HEADER = 4              # the version
     ACL_USER = 0x02
+    ACL_GROUP_OBJ = 0x04
     ACL_GROUP = 0x08
+    ACL_MASK = 0x10
+    ACL_OTHER = 0x20
     ROOT_OFFSET = 20            # of the root user's id in a capability, its last member
     REVISION_MASK = 0xFF000000u
     REVISION_2 = 0x02000000     # without a root user: it is user 0
@@ -27,6 +30,9 @@ cdef struct AclEntry:
     uint16_t tag
     uint16_t permissions
     uint32_t id
+
+
+cdef IdMap no_map       # which leaves every id as it is
 
 
 cdef uint32_t id_show(const IdMap *map_, uint32_t id) noexcept nogil:
@@ -91,6 +97,55 @@ cdef int64_t acl_show(const IdMap *uids, const IdMap *gids, char *value,
 cdef int64_t acl_store(const IdMap *uids, const IdMap *gids, char *value,
                        int64_t size) noexcept nogil:
     return acl_map(uids, gids, value, size, False)
+
+
+cdef inline bint read_entry(const char *value, int64_t size, int64_t at,
+                            AclEntry *entry) noexcept nogil:
+    if at + <int64_t>sizeof(AclEntry) > size:
+        return False
+    memcpy(entry, value + at, sizeof(AclEntry))
+    entry.tag = le16toh(entry.tag)
+    entry.permissions = le16toh(entry.permissions)
+    entry.id = le32toh(entry.id)
+    return True
+
+
+cdef inline bint is_unknown(const AclEntry *entry) noexcept nogil:
+    """getxattr(2) gives (uid_t)-1 for such an id (vfs_posix_acl_to_xattr() in the kernel)."""
+    return entry.id == NO_ID and (entry.tag == ACL_USER or entry.tag == ACL_GROUP)
+
+
+cdef bint acl_names_unknown(const char *value, int64_t size) noexcept nogil:
+    cdef int64_t at = ACL_HEADER
+    cdef AclEntry entry
+    while read_entry(value, size, at, &entry):
+        if is_unknown(&entry):
+            return True
+        at += sizeof(AclEntry)
+    return False
+
+
+cdef int64_t acl_forget(char *value, int64_t size) noexcept nogil:
+    cdef int64_t at = ACL_HEADER
+    cdef uint16_t mask = 7, groups = 0, others = 0, left
+    cdef AclEntry entry
+    while read_entry(value, size, at, &entry):
+        if entry.tag == ACL_MASK:
+            mask = entry.permissions
+        elif entry.tag == ACL_OTHER:
+            others = entry.permissions
+        elif entry.tag == ACL_GROUP_OBJ or (entry.tag == ACL_GROUP and entry.id != NO_ID):
+            groups |= entry.permissions
+        at += sizeof(AclEntry)
+    at = ACL_HEADER
+    while read_entry(value, size, at, &entry):
+        if is_unknown(&entry):
+            # acl(5): a user's entry outranks those of groups, which add up and outrank the others'.
+            left = others if entry.tag == ACL_GROUP else others | (groups & mask)
+            if left & ~(entry.permissions & mask):
+                return -EOVERFLOW
+        at += sizeof(AclEntry)
+    return acl_show(&no_map, &no_map, value, size)
 
 
 cdef bint capability_root(const char *value, int64_t size, uint32_t *magic,

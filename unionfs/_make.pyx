@@ -18,11 +18,13 @@ from libc.errno cimport (
     EROFS,
 )
 from libc.stdint cimport int64_t, uint16_t, uint32_t
+from libc.stdio cimport snprintf
 from libc.string cimport strlen
 
 from unionfs._descriptors cimport fd_close_doomed, node_adopt_fd_locked, ref_drop
 from unionfs._directories cimport dir_new, dir_ref
 from unionfs._identity cimport mark_impure, show_ino
+from unionfs._idmap cimport acl_names_unknown
 from unionfs._links cimport links_set_count
 from unionfs._listing cimport listing_put_locked
 from unionfs._lookup cimport check_name, child_find, need_upper, shown_below
@@ -104,6 +106,7 @@ cdef const char *DEFAULT_ACL = "system.posix_acl_default"
 
 cdef enum:
     ACL_SIZE = 4096
+    PREFIX_SIZE = 8             # of ".wh..wh."
 
 cdef struct Born:
     # A file that has just been created.
@@ -309,6 +312,20 @@ cdef int make_complete(Table *t, Op *op, const Make *make, Node *parent, int dir
     return r
 
 
+cdef int bear_nursery(Table *t, int parent_fd, const char *nursery) noexcept nogil:
+    """Makes a directory that inherits what the branch gives, where an ACL cannot be written because
+    it names ids that the user namespace has not. The name is never shown, and gone at once."""
+    cdef char name[PREFIX_SIZE + WORK_NAME]
+    cdef int r
+    snprintf(name, sizeof(name), b".wh..wh.%s", nursery)
+    r = sys_mkdirat(parent_fd, name, 0o700)
+    if r == 0:
+        r = sys_renameat2(parent_fd, name, t.work_fd, nursery, RENAME_NOREPLACE)
+        if r < 0:
+            sys_unlinkat(parent_fd, name, AT_REMOVEDIR)
+    return r
+
+
 cdef int open_nursery(Table *t, Node *parent, int parent_fd, char *nursery) noexcept nogil:
     """A directory in the work directory in which files are born as they would be in `parent`.
 
@@ -316,12 +333,19 @@ cdef int open_nursery(Table *t, Node *parent, int parent_fd, char *nursery) noex
     written here again.
     """
     cdef char acl[ACL_SIZE]
-    cdef int64_t size
+    cdef int64_t size = 0
     cdef Stat st
     cdef int fd, r
+    cdef bint born = False
     work_new_name(t, nursery)
     r = sys_statx(parent_fd, b"", AT_EMPTY_PATH, &st)
-    if r == 0:
+    if r == 0 and t.acls and has_default_acl(t, parent, parent_fd):
+        size = sys_getxattr(parent_fd, DEFAULT_ACL, acl, ACL_SIZE)
+        r = <int>min(size, 0)
+        born = size > 0 and t.unmapped != NULL and acl_names_unknown(acl, size)
+    if r == 0 and born:
+        r = bear_nursery(t, parent_fd, nursery)
+    elif r == 0:
         r = sys_mkdirat(t.work_fd, nursery, 0o700)
     if r < 0:
         return r
@@ -333,9 +357,8 @@ cdef int open_nursery(Table *t, Node *parent, int parent_fd, char *nursery) noex
         r = sys_fchownat(fd, b"", t.uid, st.stx_gid)
         if r == 0:
             r = sys_chmodfd(fd, 0o2700)
-    if r == 0 and t.acls and has_default_acl(t, parent, parent_fd):
-        size = sys_getxattr(parent_fd, DEFAULT_ACL, acl, ACL_SIZE)
-        r = sys_setxattr(fd, DEFAULT_ACL, acl, <size_t>size, 0) if size > 0 else <int>size
+    if r == 0 and size > 0 and not born:
+        r = sys_setxattr(fd, DEFAULT_ACL, acl, <size_t>size, 0)
     if r < 0:
         sys_close(fd)
         sys_unlinkat(t.work_fd, nursery, AT_REMOVEDIR)

@@ -181,6 +181,7 @@ cdef struct Table:
     uint16_t branches       # how many, the upper's place counted also when there is none
     Branch *branch          # [0] is the upper, fd -1 without one
     int work_fd             # scratch directory, -1 without an upper
+    char *work_path         # the same where it is mounted, NULL: unknown
     int state_fd            # where what a later mount needs is kept, -1 without
     int links_fd            # see _links.pyx; -1 as long as there is none
     int origins_fd          # see _identity.pyx; -1 as long as there is none

@@ -96,6 +96,7 @@ cdef void table_free(Table *t) noexcept nogil:
     free(t.uids.ranges)
     free(t.gids.ranges)
     unmapped_free(t.unmapped)
+    free(t.work_path)
     if t.origins_fd >= 0:
         sys_close(t.origins_fd)
     free(t.handles)

@@ -349,6 +349,22 @@ cdef extern from *:
     static inline int sys_open(const char *path, int flags) {
         return NEG(open(path, flags | O_CLOEXEC));
     }
+    /* The file contexts of mounting (Linux 5.2), which libc has not by that name everywhere; the
+       numbers are those of <linux/mount.h>, which cannot be included beside <sys/mount.h>. */
+    static inline int sys_fsopen(const char *kind) {
+        return NEG((int)syscall(SYS_fsopen, kind, 1u /* FSOPEN_CLOEXEC */));
+    }
+    static inline int sys_fsconfig_flag(int context, const char *key) {
+        return NEG((int)syscall(SYS_fsconfig, context, 0u /* SET_FLAG */, key, NULL, 0));
+    }
+    static inline int sys_fsconfig_string(int context, const char *key, const char *value) {
+        return NEG((int)syscall(SYS_fsconfig, context, 1u /* SET_STRING */, key, value, 0));
+    }
+    /* The root of a mount that is nowhere, and goes with its descriptor. */
+    static inline int sys_fsmount(int context) {
+        int r = NEG((int)syscall(SYS_fsconfig, context, 6u /* CMD_CREATE */, NULL, NULL, 0));
+        return r < 0 ? r : NEG((int)syscall(SYS_fsmount, context, 1u /* FSMOUNT_CLOEXEC */, 0u));
+    }
     struct sys_thread_start {
         void *(*run)(void *);
         void *arg;
@@ -541,6 +557,10 @@ cdef extern from *:
     int sys_keep_only(int fd) noexcept nogil
     int sys_own_user_namespace() noexcept nogil
     int sys_open(const char *path, int flags) noexcept nogil
+    int sys_fsopen(const char *kind) noexcept nogil
+    int sys_fsconfig_flag(int context, const char *key) noexcept nogil
+    int sys_fsconfig_string(int context, const char *key, const char *value) noexcept nogil
+    int sys_fsmount(int context) noexcept nogil
     int sys_thread(void *(*run)(void *) noexcept nogil, void *arg, size_t stack) noexcept nogil
 
     const uint32_t STATX_BTIME

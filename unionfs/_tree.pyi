@@ -43,6 +43,8 @@ class Tree:
     directory. Without `acls`, and where the topmost branch is such a one, there are no POSIX ACLs.
     `unmapped` is what `namespaces.unmapped` says of owners that this user namespace has no id for:
     they are shown as 0xFFFFFFFF, and a file of theirs is not copied up (EOVERFLOW).
+    Files with an ACL that names such an id are copied with the help of kernel overlayfs, which
+    needs `work_path`, a path of `work`.
     With `static_nlink` every directory has the link count 1.
     """
 
@@ -68,6 +70,7 @@ class Tree:
         acls: bool = True,
         static_nlink: bool = False,
         unmapped: Unmapped | None = None,
+        work_path: bytes | None = None,
     ) -> None: ...
     def close(self) -> None: ...
 

@@ -10,7 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EIO, ENOENT, ESTALE
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strdup
 
 from unionfs._directories cimport dir_new
 from unionfs._identity cimport BIRTH, birth_text, origins_open, show_ino
@@ -168,7 +168,7 @@ cdef class Tree:
                   durable=True, trusted=True, keep_open=False, noatime=False, inline_limit=0,
                   fd_limit=256, state=None, uid_map=(), gid_map=(), squash_uid=None,
                   squash_gid=None, acls=True, static_nlink=False,
-                  unmapped=None):
+                  unmapped=None, work_path=None):
         cdef Table *t
         cdef int i, r
         if whiteout not in ("aufs", "overlay"):
@@ -214,6 +214,8 @@ cdef class Tree:
             if t.work_fd < 0:
                 raise OSError(-t.work_fd, os.strerror(-t.work_fd))
             check(work_inherit_nothing(t.work_fd))
+            if work_path is not None:
+                t.work_path = strdup(work_path)
             t.state_fd = sys_dup(work if state is None else state)
             check(t.state_fd)
             for r in (links_open(t), origins_open(t)):

@@ -15,6 +15,7 @@ cdef struct Unmapped:
     uint32_t gid
     char *uid_map           # of the lookout's namespace; NULL: nobody here has an overflow id
     char *gid_map
+    bint told               # that ACLs cannot be copied has been logged
     bint overrides          # the daemon has every right to files of owners with an id
     Mutex lock              # of what is below; held while the lookout is asked
     bint tried

@@ -13,7 +13,7 @@ cdef bint xattr_is_private(const char *stored) noexcept nogil
 cdef bint xattr_is_acl(const char *name) noexcept nogil
 cdef int64_t xattr_show_list(const Table *t, char *names, int64_t size,
                              bint trusted) noexcept nogil
-cdef int xattr_copy_all(Table *t, int from_fd, int to_fd) noexcept nogil
+cdef int xattr_copy_all(Table *t, int from_fd, int to_fd, bint acls) noexcept nogil
 
 # Does the value of this attribute hold ids that differ between branches and mount? Then the two
 # below translate it in place (it has room for CAPABILITY_SIZE more): the new length, or -errno.

@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memmove, strcmp, strlen, strncmp
 
-from unionfs._idmap cimport acl_show, acl_store, capability_show, capability_store
+from unionfs._idmap cimport acl_forget, acl_show, acl_store, capability_show, capability_store
 from unionfs._nodes cimport Table
 from unionfs._sys cimport sys_getxattr, sys_listxattr, sys_setxattr
 
@@ -97,7 +97,9 @@ cdef bint xattr_is_acl(const char *name) noexcept nogil:
 
 
 cdef bint xattr_has_ids(const Table *t, const char *name) noexcept nogil:
-    return t.maps_ids and (strcmp(name, b"security.capability") == 0 or xattr_is_acl(name))
+    if xattr_is_acl(name):
+        return t.maps_ids or t.unmapped != NULL
+    return t.maps_ids and strcmp(name, b"security.capability") == 0
 
 
 cdef int64_t xattr_show_ids(const Table *t, const char *name, char *value,
@@ -125,8 +127,8 @@ cdef bint may_stay_behind(const Table *t, const char *name, int error) noexcept 
     return strncmp(name, b"trusted.", 8) == 0 and not t.trusted
 
 
-cdef int xattr_copy_all(Table *t, int from_fd, int to_fd) noexcept nogil:
-    """Copies every attribute but the private ones, ACLs included."""
+cdef int xattr_copy_all(Table *t, int from_fd, int to_fd, bint acls) noexcept nogil:
+    """Copies every attribute but the private ones, ACLs if they are asked for."""
     cdef char *names
     cdef char *value
     cdef int64_t size, length, at = 0
@@ -144,10 +146,10 @@ cdef int xattr_copy_all(Table *t, int from_fd, int to_fd) noexcept nogil:
     if size < 0:
         r = <int>size
     while r == 0 and at < size:
-        # Where records decide who may do what, an ACL would only mislead those who look past us.
-        if not xattr_is_private(names + at) and not (
-                xattr_is_acl(names + at) and t.branch[0].override.name != NULL):
+        if not xattr_is_private(names + at) and (acls or not xattr_is_acl(names + at)):
             length = sys_getxattr(from_fd, names + at, value, XATTR_LIMIT)
+            if length > 0 and t.unmapped != NULL and xattr_is_acl(names + at):
+                length = acl_forget(value, length)
             if length >= 0:
                 r = sys_setxattr(to_fd, names + at, value, <size_t>length, 0)
             elif length != -ENODATA:

@@ -62,6 +62,7 @@ class BranchStack:
         self.trusted = False
         self.workdir: str | None = None  #: the work directory's path
         self.work_fd: int | None = None  #: its scratch space, where files are built
+        self.work_path: bytes | None = None  #: where the scratch space is
         self.state_fd: int | None = None  #: the directory itself: what a later mount needs
 
     @classmethod
@@ -112,6 +113,7 @@ class BranchStack:
             finally:
                 os.close(work.fd)
         scratch = f"{self.workdir}/{workdir.SCRATCH}"
+        self.work_path = os.fsencode(scratch)
         self.work_fd = workdir.make(self.state_fd, workdir.SCRATCH, scratch)
         workdir.clear(self.work_fd, self.workdir)
         self.trusted = workdir.probe(self.work_fd, self.upper.path, self.whiteout)

@@ -109,6 +109,7 @@ class Session:
                 acls=options.acls,
                 static_nlink=options.static_nlink,
                 unmapped=namespaces.unmapped(),
+                work_path=stack.work_path,
             )
         self._tree = tree
         undo.callback(tree.close)

@@ -2,7 +2,7 @@
 
 All temporary directories of a run are below one directory of its own (TMPDIR), which every
 user can reach.  What a test leaves running or mounted is recognised by that path, so that runs
-side by side do not see each other.
+side by side do not see each other.  As root a run has a mount namespace of its own (namespace.py).
 """
 
 import logging
@@ -22,8 +22,10 @@ import unionfs
 
 pytest.register_assert_rewrite("tests.mounted.harness", "tests.mounted.trees", "tests.work.twins")
 
-from tests import seeds  # noqa: E402
-from tests.mounted.harness import detach, mounts_below, watchdog  # noqa: E402
+from tests import namespace, seeds  # noqa: E402
+from tests.leftovers import clean_up, keep, leftovers, remove  # noqa: E402
+from tests.mounted.harness import watchdog  # noqa: E402
+from tests.mounts import mounts_below  # noqa: E402
 from tests.seeds import chance  # noqa: E402
 from tests.times import Times  # noqa: E402
 
@@ -44,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the run its seed, and its directory on a filesystem that can be a branch of any kind."""
     seeds.configure(config)
     config.pluginmanager.register(Times(config.getoption("--times")))
+    entered = namespace.enter()
     parent = os.environ.get("UNIONFS_TEST_DIR") or tempfile.gettempdir()
     if _filesystem(parent) in ("tmpfs", "overlay"):
         parent = "/var/tmp"
@@ -52,14 +55,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = str(base)
     os.environ.pop("PYTHONUNBUFFERED", None)  # it hides what a program forgets to flush
     config.stash[_base] = base
+    keep(base, own_namespace=entered)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     base = config.stash.get(_base, None)
     if base is not None:
-        clean_up(base)
-        # Not shutil.rmtree: it gives up at trees deeper than the descriptors it may hold.
-        subprocess.run(["rm", "-rf", base], check=True)
+        remove(base)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -92,52 +94,6 @@ def _filesystem(path: str) -> str:
 # --- nothing is left behind ---
 
 
-def processes_about(directory: Path) -> set[int]:
-    """Processes, other than this one and those above it, whose arguments name `directory`."""
-    found = set()
-    needle = os.fsencode(directory)
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                arguments = Path("/proc", entry, "cmdline").read_bytes()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if needle in arguments:
-                found.add(int(entry))
-    return found - {os.getpid(), os.getppid()}
-
-
-def loop_devices_in(directory: Path) -> list[str]:
-    found = []
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            file = backing.read_text(errors="surrogateescape")
-        except OSError:
-            continue  # detached between the listing and the reading
-        if file.startswith(f"{directory}/"):
-            found.append(f"/dev/{backing.parts[3]}")
-    return found
-
-
-def leftovers(directory: Path) -> set[str]:
-    return {
-        *(f"mount {point}" for point, _, _ in mounts_below(directory)),
-        *(f"process {pid}" for pid in processes_about(directory)),
-        *(f"loop device {device}" for device in loop_devices_in(directory)),
-    }
-
-
-def clean_up(directory: Path) -> None:
-    """Take away mounts and loop devices below `directory`."""
-    for point, _, _ in reversed(mounts_below(directory)):
-        if os.geteuid() == 0:
-            detach(point)
-        else:
-            subprocess.run(["fusermount3", "-uz", point], check=True)
-    for device in loop_devices_in(directory):
-        subprocess.run(["losetup", "--detach", device], check=True)
-
-
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """No mount, daemon or loop device that was not there before outlives the test.
@@ -154,9 +110,9 @@ def _nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
             break
         time.sleep(0.02)
     if left:
-        for point, _, _ in reversed(mounts_below(base)):
-            if f"mount {point}" in left:
-                clean_up(point)
+        for mount in reversed(mounts_below(base)):
+            if f"mount {mount.point}" in left:
+                clean_up(mount.point)
         pytest.fail(f"left behind: {', '.join(sorted(left))}")
 
 
@@ -260,21 +216,8 @@ class OrdinaryUser:
         return self.run(sys.executable, "-c", code, *arguments, environment={"PYTHONPATH": package})
 
 
-@pytest.fixture(scope="session")
-def _open_device() -> Iterator[None]:
-    """/dev/fuse as udev makes it (0666) where a container or a bare machine has it closed."""
-    device = Path("/dev/fuse")
-    if os.geteuid() != 0 or not device.exists():
-        yield
-        return
-    mode = device.stat().st_mode & 0o7777
-    device.chmod(0o666)
-    yield
-    device.chmod(mode)
-
-
 @pytest.fixture
-def ordinary_user(_open_device: None) -> Iterator[OrdinaryUser]:
+def ordinary_user() -> Iterator[OrdinaryUser]:
     """Somebody without privileges: this user, or nobody when root runs the tests."""
     if os.geteuid() == 0:
         entry = pwd.getpwnam("nobody")
@@ -329,8 +272,7 @@ def branches() -> Iterator[Directories]:
         with watchdog(base, 60):
             yield Directories(base)
     finally:
-        clean_up(base)
-        subprocess.run(["rm", "-rf", base], check=True)
+        remove(base)
 
 
 @pytest.fixture

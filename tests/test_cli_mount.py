@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Directories, OrdinaryUser, processes_about
-from tests.mounted.harness import mounts_below, wait_until
+from tests.conftest import Directories, OrdinaryUser
+from tests.leftovers import processes_about
+from tests.mounted.harness import wait_until
+from tests.mounts import mounts_below
 from unionfs import errors
 
 BIN = Path(sys.executable).parent
@@ -179,16 +181,9 @@ def test_kernel_flags_arrive(place: Directories) -> None:
         place.upper,
         place.mountpoint,
     )
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        if fields.split()[4] == str(place.mountpoint):
-            flags = fields.split()[5].split(",")
-            assert set(flags) >= {"rw", "nosuid", "nodev", "noexec", "noatime"}
-            kind, source, *_ = rest.split()
-            assert (kind, source) == ("fuse.unionfs", "mine")
-            break
-    else:
-        pytest.fail("not mounted")
+    (mount,) = mounts_below(place.mountpoint)
+    assert set(mount.flags) >= {"rw", "nosuid", "nodev", "noexec", "noatime"}
+    assert (mount.kind, mount.source) == ("fuse.unionfs", "mine")
     unmount(place.mountpoint)
 
 

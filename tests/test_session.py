@@ -533,8 +533,8 @@ with unionfs.mount([lower], upper, mountpoint) as mount:
     assert os.pread(fd, 10, 0) == b"LOWer"
     os.close(fd)
     os.chmod(f"{mountpoint}/file", 0o600)
-    kind = [line.split()[2] for line in open("/proc/mounts") if f" {mountpoint} " in line]
-    print(*kind)
+    mounts = open("/proc/mounts", errors="surrogateescape")  # another's can have any name
+    print(*(line.split()[2] for line in mounts if f" {mountpoint} " in line))
 names = set(os.listdir(upper)) - {".wh..wh.work"}  # holds the st_ino of what was closed to us
 print(sorted(names), open(f"{upper}/file").read())
 """

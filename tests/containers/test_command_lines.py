@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from testbed.images import BASE
-from tests.conftest import Directories, processes_about
+from tests.conftest import Directories
 from tests.containers.engines import MOUNT_PROGRAM, Engine
+from tests.leftovers import processes_about
 from tests.mounted.harness import wait_until
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(60)]

@@ -9,8 +9,8 @@ import pytest
 
 from testbed.bed import Failed
 from testbed.images import BASE
-from tests.conftest import processes_about
 from tests.containers.engines import Engine
+from tests.leftovers import processes_about
 from tests.mounted.harness import gone, wait_until
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(120)]

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from testbed.memory import private_memory
-from tests.conftest import processes_about
 from tests.containers.engines import MOUNT_PROGRAM
-from tests.mounted.harness import mounts_below, needs_root, place, wait_until
+from tests.leftovers import processes_about
+from tests.mounted.harness import needs_root, place, wait_until
+from tests.mounts import mounts_below
 
 __all__ = ["place"]
 

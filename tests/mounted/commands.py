@@ -7,7 +7,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.mounted.harness import gone, mounts_below, wait_until
+from tests.mounted.harness import gone, wait_until
+from tests.mounts import mounts_below
 
 _BIN = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
@@ -63,7 +64,7 @@ def daemon_of(directory: Path) -> int:
 
 
 def is_mounted(mountpoint: Path) -> bool:
-    return any(point == mountpoint for point, _, _ in mounts_below(mountpoint))
+    return any(mount.point == mountpoint for mount in mounts_below(mountpoint))
 
 
 def wait_for_nobody(directory: Path) -> None:

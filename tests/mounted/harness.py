@@ -6,8 +6,6 @@ on fuse-overlayfs: what fails there too is more likely the test's fault than the
 """
 
 import ast
-import ctypes
-import ctypes.util
 import errno
 import json
 import os
@@ -22,6 +20,8 @@ from typing import Any, Self
 
 import pytest
 
+from tests.mounts import abort, detach, mounts_below
+
 PEER = os.environ.get("UNIONFS_TEST_PEER", "")
 
 #: Options for every mount that does not say otherwise, as a Python dictionary.
@@ -32,44 +32,12 @@ only_unionfs = pytest.mark.skipif(
 )
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
-MNT_DETACH = 2
-_libc = ctypes.CDLL(ctypes.util.find_library("c") or "libc.so.6", use_errno=True)
-
-
-def detach(mountpoint: Path) -> None:
-    """umount2(2) with MNT_DETACH; no error when nothing is mounted there."""
-    if _libc.umount2(os.fsencode(mountpoint), MNT_DETACH) != 0:
-        number = ctypes.get_errno()
-        if number not in (errno.EINVAL, errno.ENOENT):
-            raise OSError(number, os.strerror(number), str(mountpoint))
-
-
-def mounts_below(directory: Path) -> list[tuple[Path, str, int]]:
-    """(mount point, type, device) of each mount at or below `directory`, innermost last."""
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields, _, kind = line.partition(" - ")
-        words = fields.split()
-        point = Path(words[4].encode().decode("unicode_escape"))
-        if point.is_relative_to(directory):
-            major, minor = map(int, words[2].split(":"))
-            found.append((point, kind.split()[0], os.makedev(major, minor)))
-    return found
-
 
 def abort_fuse_below(directory: Path) -> None:
     """End every FUSE connection mounted below `directory`: what waits there gets ECONNABORTED."""
-    devices = [device for _, kind, device in mounts_below(directory) if kind.startswith("fuse")]
-    if not devices:
-        return
-    with tempfile.TemporaryDirectory() as control:
-        subprocess.run(["mount", "-t", "fusectl", "none", control], check=True)
-        try:
-            for device in devices:
-                # The directory of a connection is named by the mount's minor device number.
-                Path(control, str(os.minor(device)), "abort").write_text("1")
-        finally:
-            subprocess.run(["umount", control], check=True)
+    for mount in mounts_below(directory):
+        if mount.kind.startswith("fuse"):
+            abort(mount.device)
 
 
 @contextmanager
@@ -222,8 +190,8 @@ class Union:
         try:
             self.unmount()
         finally:
-            for point, _, _ in reversed(mounts_below(self.mountpoint)):
-                detach(point)
+            for mount in reversed(mounts_below(self.mountpoint)):
+                detach(mount.point)
 
 
 @pytest.fixture
@@ -240,8 +208,8 @@ def place(request: pytest.FixtureRequest) -> Iterator[Path]:
         with watchdog(directory, limit):
             yield directory
     finally:
-        for point, _, _ in reversed(mounts_below(directory)):
-            detach(point)
+        for mount in reversed(mounts_below(directory)):
+            detach(mount.point)
         # Not shutil.rmtree: trees deeper than PATH_MAX are among what is left here.
         subprocess.run(["rm", "-rf", str(directory)], check=True)
 

@@ -19,16 +19,10 @@ from tests.mounted.commands import (
     unionfs_mount,
     wait_for_end,
 )
-from tests.mounted.harness import (
-    Union,
-    gone,
-    mounts_below,
-    needs_root,
-    only_unionfs,
-    wait_until,
-)
+from tests.mounted.harness import Union, gone, needs_root, only_unionfs, wait_until
 from tests.mounted.tracing import needs_strace, traced
 from tests.mounted.trees import branch, build
+from tests.mounts import mounts_below
 
 pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(60)]
 
@@ -94,7 +88,7 @@ def test_relative_paths(union: Union) -> None:
     result = unionfs_mount("lower0:lower1", "upper", "mnt", cwd=union.root)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert sorted(os.listdir(union.mountpoint)) == ["bottom", "dir", "top"]
-    found = [kind for point, kind, _ in mounts_below(union.root)]
+    found = [mount.kind for mount in mounts_below(union.root)]
     assert len(found) == 1
     assert found[0].startswith("fuse")
     subprocess.run(["umount", union.mountpoint], check=True)
@@ -182,7 +176,7 @@ def test_next_mount_waits_for_the_one_that_is_ending(union: Union) -> None:
     result = unionfs_mount(lowers, union.upper, union.mountpoint)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     timer.join()
-    assert gone(first)
+    wait_until(lambda: gone(first), "the first daemon ends")  # it gave the upper back before
     end(union, daemon_of(union.root))
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import PEER, Union, detach, fails_with, needs_root, only_unionfs
+from tests.mounted.harness import PEER, Union, fails_with, needs_root, only_unionfs
 from tests.mounted.trees import branch, build, snapshot
+from tests.mounts import detach
 from unionfs.errors import FilesystemLacks
 
 pytestmark = pytest.mark.timeout(60)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import Union, detach, needs_root, only_unionfs
+from tests.mounted.harness import Union, needs_root, only_unionfs
 from tests.mounted.trees import build
+from tests.mounts import detach
 
 pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(60)]
 

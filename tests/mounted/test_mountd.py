@@ -15,8 +15,9 @@ import pytest
 from testbed.memory import private_memory
 from tests.conftest import OrdinaryUser
 from tests.mounted.commands import command, is_mounted, unionfs_mount
-from tests.mounted.harness import Union, detach, needs_root, only_unionfs, status, wait_until
+from tests.mounted.harness import Union, needs_root, only_unionfs, status, wait_until
 from tests.mounted.users import in_user_namespace
+from tests.mounts import detach
 from unionfs.version import VERSION
 
 pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(60)]

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.commands import command, unionfs_mount, wait_for_nobody
-from tests.mounted.harness import Union, detach, fails_with, needs_root, only_unionfs
+from tests.mounted.harness import Union, fails_with, needs_root, only_unionfs
 from tests.mounted.trees import build
 from tests.mounted.users import as_user, in_user_namespace
+from tests.mounts import detach
 
 pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(90)]
 

@@ -40,6 +40,8 @@ CLONE_NEWUSER = 0x10000000
 MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MNT_DETACH = 2
 
 _SYS_GETDENTS64 = 217 if os.uname().machine == "x86_64" else 61
 _SYS_STATX = 332 if os.uname().machine == "x86_64" else 291
@@ -115,12 +117,16 @@ def setns(fd: int, kind: int) -> None:
     _check(_setns(fd, kind))
 
 
-def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
-    _check(_mount(source.encode(), target.encode(), fstype.encode(), flags, data.encode()), target)
+def mount(
+    source: str, target: str | os.PathLike[str], fstype: str, flags: int = 0, data: str = ""
+) -> None:
+    place = os.fsencode(target)
+    _check(_mount(os.fsencode(source), place, fstype.encode(), flags, os.fsencode(data)), place)
 
 
-def umount(target: str, flags: int = 0) -> None:
-    _check(_umount2(target.encode(), flags), target)
+def umount(target: str | os.PathLike[str], flags: int = 0) -> None:
+    place = os.fsencode(target)
+    _check(_umount2(place, flags), place)
 
 
 class Entry(NamedTuple):

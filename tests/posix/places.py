@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests import mounts
 from tests.posix import calls, process, trees
 
 #: The user an ordinary process is, where a place has users to choose from.
@@ -337,7 +338,7 @@ class Mounted:
     def _keep(self, cases: Mapping[str, trees.Tree], leash: int, ready: int) -> None:
         """In the keeper: build, mount, say so, wait for the end of the leash, unmount."""
         if self._caller != "self":
-            _private_mounts(self.layout.mnt)
+            _private_mounts()
         if self._caller in ("namespace", "user"):
             _open_to_all(sys.base_prefix, sys.prefix, os.path.dirname(os.path.abspath("unionfs")))
         if self._caller == "namespace":
@@ -362,9 +363,7 @@ class Mounted:
 
     def abort(self) -> None:
         """Free whoever is stuck in a request that a FUSE daemon does not answer."""
-        path = f"/proc/{self._keeper}/root/sys/fs/fuse/connections/{os.minor(self.device)}/abort"
-        with contextlib.suppress(FileNotFoundError), open(path, "w") as file:
-            file.write("1")
+        mounts.abort(self.device)
 
 
 def _build(cases: Mapping[str, trees.Tree], branches: Sequence[str]) -> None:
@@ -405,18 +404,10 @@ def _in_user_namespace(function: Callable[[], object]) -> None:
         raise RuntimeError(f"building in a user namespace failed, wait status {status}")
 
 
-def _private_mounts(scratch: str) -> None:
-    """A mount namespace in which everybody may open /dev/fuse and connections can be aborted."""
+def _private_mounts() -> None:
+    """A mount namespace within the run's."""
     calls.unshare(calls.CLONE_NEWNS)
     calls.mount("none", "/", "none", calls.MS_REC | calls.MS_PRIVATE)
-    if os.path.exists("/dev/fuse"):
-        calls.mount("fusectl", "/sys/fs/fuse/connections", "fusectl")
-        calls.mount("dev", scratch, "tmpfs")
-        node = os.path.join(scratch, "fuse")
-        os.mknod(node, 0o20666, os.makedev(10, 229))
-        os.chmod(node, 0o666)
-        calls.mount(node, "/dev/fuse", "none", calls.MS_BIND)
-        calls.umount(scratch, 2)  # MNT_DETACH: the bind mount keeps it alive
 
 
 def _open_to_all(*paths: str) -> None:

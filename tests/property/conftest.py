@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import detach, mounts_below
+from tests.mounts import detach, mounts_below
 
 from . import libc
 
@@ -24,6 +24,6 @@ def arena() -> Iterator[Path]:
     try:
         yield path
     finally:
-        for point, _, _ in reversed(mounts_below(path)):  # a sequence that was interrupted
-            detach(point)
+        for mount in reversed(mounts_below(path)):  # a sequence that was interrupted
+            detach(mount.point)
         path.rmdir()

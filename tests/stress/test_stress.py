@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.commands import unionfs_mount, wait_for_nobody
-from tests.mounted.harness import detach, needs_root, place
+from tests.mounted.harness import needs_root, place
+from tests.mounts import detach
 from tests.posix import trees
 from tests.posix.places import KINDS, Mounted
 from tests.stress import tree

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import mounts_below
+from tests.mounts import mounts_below
 from tests.tree.union import FORMATS, Union
 
 #: No test here waits for anything but its own system calls.

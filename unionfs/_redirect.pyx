@@ -18,9 +18,10 @@ import os
 
 from unionfs import log
 
-from unionfs._directories cimport dir_index
+from unionfs._descriptors cimport ref_drop
+from unionfs._directories cimport dir_index, dir_ref
 from unionfs._marks cimport mark_beside, mark_is_opaque
-from unionfs._nodes cimport NAME_LIMIT, ROOT_ID, Name, Node, Table, node_unpin
+from unionfs._nodes cimport NAME_LIMIT, ROOT_ID, Name, Node, Ref, Table, node_unpin
 from unionfs._reach cimport fd_metacopy
 from unionfs._sys cimport (
     O_DIRECTORY,
@@ -43,8 +44,6 @@ from unionfs._sys cimport (
 from unionfs._xattrs cimport xattr_is_listed
 
 cdef enum:
-    # A redirect can lead to a directory with a redirect; not for ever.
-    HOPS = 8
     # The kernel's struct ovl_metacopy without a digest (fs/overlayfs/overlayfs.h).
     METACOPY_HEADER = 4
 
@@ -53,6 +52,14 @@ cdef struct Way:
     uint16_t count
     uint16_t *branch
     char **path             # relative to the branch's root, "" for the root
+
+
+cdef Node *root_of(Table *t) noexcept nogil:
+    cdef Node *root
+    mutex_lock(&t.lock)
+    root = t.nodes[ROOT_ID]     # it stays as long as the table
+    mutex_unlock(&t.lock)
+    return root
 
 
 cdef inline const char *attribute(const Table *t) noexcept nogil:
@@ -124,7 +131,74 @@ cdef int redirect_location(Table *t, Node *n, uint16_t branch, char *path) noexc
     return r
 
 
+cdef int redirect_over(Table *t, int dirfd, char *text) noexcept nogil:
+    """Puts a directory's redirect in the place of its name, if it has one."""
+    cdef char value[REDIRECT_SIZE]
+    cdef int r = redirect_read(t, dirfd, value)
+    if r > 0:
+        memcpy(text, value, <size_t>r + 1)
+    return min(r, 0)
+
+
+cdef int prepend(char *path, size_t *at, const char *text) noexcept nogil:
+    cdef size_t length = strlen(text)
+    if at[0] < length:
+        return -ENAMETOOLONG
+    at[0] -= length
+    memcpy(path + at[0], text, length)
+    return 0
+
+
+cdef int redirect_place(Table *t, Node *n, char *path) noexcept nogil:
+    """Walks up to the root, or to a directory whose redirect starts there, writing from the end."""
+    cdef char text[REDIRECT_SIZE]
+    cdef size_t at = REDIRECT_SIZE - 1
+    cdef Node *above
+    cdef Ref ref
+    cdef int r
+    path[at] = 0
+    text[0] = 0
+    mutex_lock(&t.lock)
+    n.pins += 1
+    while n.id != ROOT_ID and text[0] != b"/":
+        if n.names == NULL:
+            r = -ESTALE
+            break
+        above = n.names.parent
+        above.pins += 1
+        # The name before the redirect: a rename sets the redirect first, so whoever sees the name
+        # after it sees the redirect, too.
+        memcpy(text, n.names.text, n.names.length + 1)
+        mutex_unlock(&t.lock)
+        r = dir_ref(t, n, 0, &ref)
+        if r == 0:
+            r = redirect_over(t, ref.fd, text)
+            ref_drop(t, &ref)
+        if r == 0:
+            r = prepend(path, &at, text)
+        if r == 0 and text[0] != b"/":
+            r = prepend(path, &at, b"/")
+        node_unpin(t, n)
+        n = above
+        mutex_lock(&t.lock)
+        if r < 0:
+            break
+    else:
+        r = <int>(REDIRECT_SIZE - 1 - at)
+    mutex_unlock(&t.lock)
+    node_unpin(t, n)
+    if r > 0:
+        memmove(path, path + at, <size_t>r + 1)
+    return r
+
+
 # --- walking -------------------------------------------------------------------------------
+
+cdef struct Trail:
+    # What the branches further down are searched for. A redirect on the way changes it.
+    Node *start             # the root, or the directory that a relative redirect stands in
+    char path[REDIRECT_SIZE]     # from there
+
 
 cdef void way_free(Way *w) noexcept nogil:
     cdef uint16_t i
@@ -154,16 +228,16 @@ cdef int way_add(Way *w, uint16_t branch, const char *path) noexcept nogil:
     return 0
 
 
-cdef int join(char *out, const char *above, const char *name, size_t length) noexcept nogil:
-    cdef size_t n = strlen(above)
+cdef int join(char *out, const char *above, const char *below) noexcept nogil:
+    """Two paths, of which the first is "" for a branch's root, as one."""
+    cdef size_t n = strlen(above), length = strlen(below)
     if n + length + 2 > REDIRECT_SIZE:
         return -ENAMETOOLONG
     memcpy(out, above, n)
-    if n:
+    if n and length:
         out[n] = b"/"
         n += 1
-    memcpy(out + n, name, length)
-    out[n + length] = 0
+    memcpy(out + n, below, length + 1)
     return 0
 
 
@@ -175,117 +249,141 @@ cdef int open_place(Table *t, uint16_t branch, const char *path) noexcept nogil:
     return sys_open_beneath(t.branch[branch].fd, way, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
 
 
-cdef int step_branch(Table *t, Way *to, uint16_t branch, const char *above, const char *name,
-                     size_t length, int hops) noexcept nogil:
-    """One component in one branch: 1 if nothing below counts any more, 0, -errno."""
+cdef int redirect_trail(Table *t, Trail *trail, const char *value, size_t before,
+                        size_t after) noexcept nogil:
+    """A name on the trail has a redirect, which takes its place: `before` bytes of the trail are
+    above it, the last `after` bytes are below it."""
     cdef char path[REDIRECT_SIZE]
-    cdef char value[REDIRECT_SIZE]
-    cdef Stat st
-    cdef int fd, parent, r
-    parent = open_place(t, branch, above)
-    if parent < 0:
-        return parent
-    r = join(path, above, name, length)
-    fd = -ENOENT
-    if r == 0:
-        r = sys_statx(parent, path + strlen(path) - length, 0, &st)
-        if r == 0 and st.stx_mode & S_IFMT == S_IFDIR:
-            fd = sys_open_beneath(parent, path + strlen(path) - length,
-                                  O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
-            r = way_add(to, branch, path) if fd >= 0 else fd
-        elif r == 0:
-            r = 1               # a whiteout, or a file
-        elif r == -ENOENT:
-            r = 0
-    if r == 0 and fd >= 0:
-        r = mark_is_opaque(t, fd, False)
-    if r == 0 and fd >= 0 and hops < HOPS:
-        r = redirect_read(t, fd, value)
-        if r > 0:
-            r = follow(t, to, above, branch + 1, value, hops + 1)
-            r = 1 if r == 0 else r
-    if r == 0:
-        r = mark_beside(t, parent, path + strlen(path) - length, length)
-    if fd >= 0:
-        sys_close(fd)
-    sys_close(parent)
-    return r
-
-
-cdef int walk(Table *t, Way *to, uint16_t first, const char *path, int hops) noexcept nogil:
-    """A path from the root of the union of the branches from `first` on."""
-    cdef Way at, following
-    cdef const char *end
+    cdef const char *below = trail.path + strlen(trail.path) - after
     cdef size_t length
-    cdef uint16_t i
-    cdef int r = 0
-    if not way_new(t, &at):
-        return -ENOMEM
-    for i in range(first, t.branches):
-        if r == 0:
-            r = way_add(&at, i, b"")
-        if r == 0 and mark_is_opaque(t, t.branch[i].fd, False) == 1:
-            break
-    while r == 0 and path[0]:
-        if path[0] == b"/":
-            path += 1
+    if value[0] == b"/":
+        before = 0
+        trail.start = root_of(t)
+        while value[0] == b"/":
+            value += 1
+    length = strlen(value)
+    if before + length + after + 1 > REDIRECT_SIZE:
+        return -ENAMETOOLONG
+    memcpy(path, trail.path, before)
+    memcpy(path + before, value, length)
+    memcpy(path + before + length, below, after + 1)
+    memcpy(trail.path, path, before + length + after + 1)
+    return 0
+
+
+cdef int step(Table *t, int above, const char *name, int *fd, char *value) noexcept nogil:
+    """One name in one branch. *fd is its directory, or -1 if there is none, and `value` the
+    directory's redirect, or "". 1 if the name hides what the branches below have, 0, -errno."""
+    cdef Stat st
+    cdef int r = sys_statx(above, name, 0, &st)
+    fd[0] = -1
+    value[0] = 0
+    if r == 0 and st.stx_mode & S_IFMT != S_IFDIR:
+        return 1                # a whiteout, or a file
+    if r == 0:
+        fd[0] = sys_open_beneath(above, name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
+        if fd[0] < 0:
+            return fd[0]
+        r = mark_is_opaque(t, fd[0], False)
+        if r != 0:
+            return r
+        r = redirect_read(t, fd[0], value)
+        if r != 0:
+            return min(r, 0)    # it outranks a whiteout beside it
+    elif r != -ENOENT:
+        return r
+    return mark_beside(t, above, name, strlen(name))
+
+
+cdef int try_branch(Table *t, Trail *trail, uint16_t branch, const char *base,
+                    Way *to) noexcept nogil:
+    """Follows the trail in one branch from `base` on, and adds the directory where it ends.
+
+    The trail is then what to follow in the branches below: 1 if nothing there counts, 0, -errno.
+    """
+    cdef char path[REDIRECT_SIZE]
+    cdef char place[REDIRECT_SIZE]
+    cdef char value[REDIRECT_SIZE]
+    cdef char *name = path
+    cdef char *end
+    cdef size_t left
+    cdef int below, r, fd = open_place(t, branch, base)
+    cdef bint ends = False
+    if fd < 0:
+        return fd
+    memcpy(path, trail.path, strlen(trail.path) + 1)
+    r = join(place, base, path)
+    while r == 0 and name[0]:
+        if name[0] == b"/":
+            name += 1
             continue
-        end = strchr(path, b"/")
-        length = <size_t>(end - path) if end != NULL else strlen(path)
-        if not way_new(t, &following):
-            r = -ENOMEM
+        left = strlen(name)     # the end of the trail, too, whatever was above it
+        end = strchr(name, b"/")
+        if end != NULL:
+            end[0] = 0
+        r = step(t, fd, name, &below, value)
+        if r == 1:
+            ends = True
+            r = 0
+        sys_close(fd)
+        fd = below
+        if r == 0 and value[0]:
+            # From the root it leads out of what is closed off above it (ovl_check_redirect).
+            ends = ends and value[0] != b"/"
+            r = redirect_trail(t, trail, value, strlen(trail.path) - left, left - strlen(name))
+        if fd < 0 or r < 0:
             break
-        for i in range(at.count):
-            r = step_branch(t, &following, at.branch[i], at.path[i], path, length, hops)
-            if r != 0:
-                break
-        r = min(r, 0)
-        way_free(&at)
-        at = following
-        path += length
-    for i in range(at.count):
+        name += strlen(name)
+        if end != NULL:
+            name += 1
+    if fd >= 0:
         if r == 0:
-            r = way_add(to, at.branch[i], at.path[i])
-    way_free(&at)
+            r = way_add(to, branch, place)
+        sys_close(fd)
+    return ends if r == 0 else r
+
+
+cdef bint holds(Table *t, Node *directory, uint16_t branch) noexcept nogil:
+    cdef bint r
+    mutex_lock(&t.lock)
+    r = dir_index(directory.dir, branch) >= 0
+    mutex_unlock(&t.lock)
     return r
 
 
-cdef int follow(Table *t, Way *to, const char *above, uint16_t first, const char *value,
-                int hops) noexcept nogil:
-    """A redirect found in a directory below `above`."""
-    cdef char path[REDIRECT_SIZE]
+cdef int walk(Table *t, Trail *trail, uint16_t first, Way *to) noexcept nogil:
+    """Where the trail leads in each of the branches from `first` on.
+
+    Branch by branch, as overlayfs does (ovl_lookup_layer): a redirect in one branch counts from
+    the next one on, and many that lead to each other take no more memory than one.
+    """
+    cdef char base[REDIRECT_SIZE]
+    cdef uint16_t branch
     cdef int r
-    if value[0] == b"/":
-        return walk(t, to, first, value, hops)
-    r = join(path, above, value, strlen(value))
-    return walk(t, to, first, path, hops) if r == 0 else r
+    for branch in range(first, t.branches):
+        if not holds(t, trail.start, branch):
+            continue            # closed off above, too
+        r = redirect_location(t, trail.start, branch, base)
+        if r >= 0:
+            r = try_branch(t, trail, branch, base, to)
+        if r != 0:
+            return min(r, 0)
+    return 0
 
 
 cdef int redirect_follow(Table *t, Node *parent, uint16_t first, const char *value,
                          uint16_t *branch, char **path, uint16_t *count) noexcept nogil:
-    """See the declaration."""
-    cdef char above[REDIRECT_SIZE]
+    cdef Trail trail
     cdef Way to
-    cdef uint16_t i, below
+    cdef uint16_t i
     cdef int r
     if not way_new(t, &to):
         return -ENOMEM
-    above[0] = 0
-    if value[0] == b"/":
-        r = walk(t, &to, first, value, 0)
-    else:
-        # Beside where it would have been: in each branch where the parent lies there.
-        r = 0
-        for i in range(parent.dir.count):
-            below = parent.dir.branch[i]
-            if below < first:
-                continue
-            r = redirect_location(t, parent, below, above)
-            if r >= 0:
-                r = step_branch(t, &to, below, above, value, strlen(value), 0)
-            if r != 0:
-                break
-        r = min(r, 0)
+    trail.start = parent        # beside where it would have been
+    trail.path[0] = 0
+    r = redirect_trail(t, &trail, value, 0, 0)
+    if r == 0:
+        r = walk(t, &trail, first, &to)
     for i in range(to.count):
         if r == 0 and count[0] <= t.branches:
             branch[count[0]] = to.branch[i]
@@ -300,12 +398,15 @@ cdef int redirect_follow(Table *t, Node *parent, uint16_t first, const char *val
 
 cdef int split(Table *t, Way *dirs, uint16_t first, char *value) noexcept nogil:
     """The directories of an absolute path's last name, which is left in `value`."""
+    cdef Trail trail
     cdef char *slash = strrchr(value, b"/")
     cdef int r
     slash[0] = 0
-    r = walk(t, dirs, first, value, 0)
+    trail.start = root_of(t)
+    trail.path[0] = 0
+    r = redirect_trail(t, &trail, value, 0, 0)
     memmove(value, slash + 1, strlen(slash + 1) + 1)
-    return r
+    return walk(t, &trail, first, dirs) if r == 0 else r
 
 
 cdef int data_in(Table *t, uint16_t branch, const char *above, const char *name) noexcept nogil:

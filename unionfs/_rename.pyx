@@ -46,7 +46,7 @@ from unionfs._nodes cimport (
 )
 from unionfs._operations cimport NEEDS_PREPARE, PREPARE_WHOLE, WHOLE_SIZE, Op
 from unionfs._reach cimport node_path_ref
-from unionfs._redirect cimport REDIRECT_SIZE, redirect_location, redirect_write
+from unionfs._redirect cimport REDIRECT_SIZE, redirect_location, redirect_place, redirect_write
 from unionfs._remove cimport (
     Spot,
     empty_out,
@@ -123,17 +123,17 @@ cdef int redirect(Table *t, Node *n, int fd) noexcept nogil:
     cdef char path[REDIRECT_SIZE]
     cdef char *stays
     cdef uint16_t i
-    cdef int r
+    cdef int r = redirect_place(t, n, path)
+    if r >= 0:
+        r = redirect_write(t, fd, path)
+    if r < 0:
+        return r
     for i in range(1, n.dir.count):
-        path[0] = b"/"
-        r = redirect_location(t, n, n.dir.branch[i], path + 1)
-        if r >= 0 and i == 1:
-            # Found again from the root of the union of the lowers, where the topmost has it.
-            r = redirect_write(t, fd, path)
+        r = redirect_location(t, n, n.dir.branch[i], path)
         if r < 0:
             return r
         if n.dir.redirect[i] == NULL:
-            stays = strdup(path + 1)
+            stays = strdup(path)
             if stays == NULL:
                 return -ENOMEM
             mutex_lock(&t.lock)

@@ -51,12 +51,25 @@ class Side:
         self.program.close_all()
         self.union.unmount()
 
-    def remount(self, other: "Side | None" = None) -> None:
-        """Unmount and mount again; with `other`, what that side has written in this place."""
+    def read(self, other: "Side") -> dict[str, Found]:
+        """What this union shows of the branches that the other side has written."""
         self.unmount()
-        written = other.layout if other else self.layout
-        layout = replace(written, lowers=self.layout.lowers, mountpoint=self.layout.mountpoint)
-        self.union.mount(layout)
+        self.union.mount(replace(other.layout, mountpoint=self.layout.mountpoint))
+        found = self.program.scan()
+        self.unmount()
+        return found
+
+    def next_generation(self) -> None:
+        """The upper, unmounted, becomes the topmost lower below a fresh one that looks like it."""
+        if self.union.whiteout == "none":
+            return
+        old = self.layout
+        number = len(old.lowers)
+        upper, work = (old.work.with_name(f"{name}{number}") for name in ("upper", "work"))
+        work.mkdir()
+        upper.mkdir()
+        trees.copy_attributes(old.upper, upper)
+        self.layout = replace(old, lowers=(old.upper, *old.lowers), upper=upper, work=work)
 
 
 class Comparison:
@@ -127,6 +140,9 @@ class Comparison:
     def perform(self, step: Step) -> None:
         """Take both sides one step further; raises `Difference` if they do not do the same."""
         self.steps.append(step)
+        if step == ("layer",):
+            self._next_generation()
+            return
         if step in (("remount",), ("crash",)):
             self._remount(crash=step == ("crash",))
             return
@@ -156,18 +172,31 @@ class Comparison:
             self._differ("the end", f"inode numbers before and after remounting: {sorted(changed)}")
         subject.unmount()
         self._check()
-        if self._reference.portable and subject.union.whiteout == reference.union.whiteout:
-            reference.remount(subject)
-            given = reference.program.scan()
-            self._compare(tree, given, "the subject and the reference on the subject's upper")
         reference.unmount()
-        if self._reference.portable:
-            subject.remount(reference)
-            given = subject.program.scan()
-            self._compare(tree, given, "the reference and the subject on the reference's upper")
-            subject.unmount()
+        self._compare_readers(tree)
         for path, lower in self._pristine.items():
             self._compare(lower, trees.scan(path), f"lower {path.name} before and after")
+
+    def _compare_readers(self, tree: dict[str, Found]) -> None:
+        """What each side shows of what the other one has written; nothing is mounted."""
+        reference, subject = self._sides
+        if self._reference.portable and subject.union.whiteout == reference.union.whiteout:
+            given = reference.read(subject)
+            self._compare(tree, given, "the subject and the reference on the subject's upper")
+        if self._reference.portable:
+            given = subject.read(reference)
+            self._compare(tree, given, "the reference and the subject on the reference's upper")
+
+    def _next_generation(self) -> None:
+        tree = self._compare_trees("at the end of a generation")
+        for side in self._sides:
+            side.unmount()
+        self._check()
+        self._compare_readers(tree)
+        for side in self._sides:
+            side.next_generation()
+            side.mount()
+        self._compare_trees("in the next generation")
 
     def _remount(self, crash: bool = False) -> None:
         for side in self._sides:

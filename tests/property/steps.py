@@ -73,10 +73,29 @@ _xattr, _value = trees.xattr_names, trees.xattr_values
 #: What is done with the mount itself: a new one of the same upper, or of one torn (torn.py).
 BEGINNINGS = ("remount", "crash")
 
+#: What tells generations of uppers apart: names that come, go and move. A hard link into another
+#: generation would be counted with the names that it has in the upper alone.
+GENERATIONS = (
+    "layer",
+    "remount",
+    "drop_caches",
+    "mkdir",
+    "rmdir",
+    "remove_tree",
+    "unlink",
+    "symlink",
+    "rename",
+    "rewrite",
+    "chmod",
+    "listdir",
+    "content",
+)
+
 #: How the arguments of each operation are drawn.
 ARGUMENTS: Mapping[str, tuple[st.SearchStrategy[Any], ...]] = {
     "remount": (),
     "crash": (),
+    "layer": (),
     "drop_caches": (),
     "become": (st.sampled_from((0, 0, 1000)),),
     "mkdir": (_new, trees.directory_modes),
@@ -156,7 +175,8 @@ class Draw:
     """What a comparison draws: all of it, or what a simpler program can do.
 
     `performs` has a method for each operation, `targets` is where symbolic links lead, `links`
-    says whether the lowers have hard links, `branches` how many lowers there are at most.
+    says whether the lowers have hard links, `branches` how many lowers there are at most. With
+    `generations` the upper becomes a lower now and then, and directories move more often.
     """
 
     def __init__(
@@ -165,6 +185,7 @@ class Draw:
         targets: st.SearchStrategy[str] = _target,
         links: bool = False,
         branches: int = 4,
+        generations: bool = False,
     ) -> None:
         self.lowers = trees.stacks(targets, links, branches)
         #: The steps of each of the machine's rules.
@@ -173,7 +194,12 @@ class Draw:
             steps = [
                 st.tuples(st.just(name), *(targets if a is _target else a for a in ARGUMENTS[name]))
                 for name in names
-                if name in BEGINNINGS or hasattr(performs, name)
+                if (name in GENERATIONS if generations else name != "layer")
+                and (name in (*BEGINNINGS, "layer") or hasattr(performs, name))
             ]
             if steps:
                 self.rules[rule] = st.one_of(*steps)
+        if generations:
+            place = st.one_of(_some("fresh"), _some("directory"))
+            move = st.tuples(st.just("rename"), _some("directory"), place, _rename_flag)
+            self.rules["move"] = move

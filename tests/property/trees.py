@@ -249,6 +249,17 @@ def _mark_opaque(path: Path, whiteout: str) -> None:
         os.setxattr(path, "trusted.overlay.opaque", b"y")
 
 
+def copy_attributes(source: Path, target: Path) -> None:
+    """What a directory shows of itself; not the marks that a union has set on it."""
+    for name in os.listxattr(source):
+        if name.startswith("user.") and not name.startswith(("user.overlay.", "user.unionfs.")):
+            os.setxattr(target, name, os.getxattr(source, name))
+    status = source.stat()
+    os.chown(target, status.st_uid, status.st_gid)
+    target.chmod(stat.S_IMODE(status.st_mode))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 def is_whiteout(path: Path) -> bool:
     status = path.lstat()
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0

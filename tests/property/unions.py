@@ -165,6 +165,35 @@ class Kernel:
 
 
 @dataclass
+class InTurns(Checked):
+    """Several unions of one format, of which each writes a generation: what one has written in the
+    upper is a lower of the next one."""
+
+    unions: Sequence[Union]
+    whiteout: str = "overlay"
+    _mounted: Union | None = None
+
+    def _of(self, layout: Layout) -> Union:
+        return self.unions[len(layout.lowers) % len(self.unions)]
+
+    def mount(self, layout: Layout) -> None:
+        self._mounted = self._of(layout)
+        self._mounted.mount(layout)
+
+    def unmount(self) -> None:
+        if self._mounted:
+            self._mounted.unmount()
+            self._mounted = None
+
+    def program(self, layout: Layout) -> Program:
+        return self.unions[0].program(layout)
+
+    def findings(self, layout: Layout) -> list[Finding]:
+        writer = self._of(layout)
+        return writer.findings(layout) if isinstance(writer, Checked) else []
+
+
+@dataclass
 class FuseOverlayfs:
     """Debian's fuse-overlayfs, which is known to differ: it shows what the comparison finds."""
 

@@ -7,7 +7,7 @@ are not followed: in these comparisons all symbolic links lead nowhere.
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -25,8 +25,10 @@ class Unmounted(Checked):
     # Scratch space and the links are in one directory here.
     passed_over = frozenset({"workdir-unknown"})
 
-    def __init__(self, whiteout: str) -> None:
+    def __init__(self, whiteout: str, rename_dirs: Sequence[str] = ("copy",)) -> None:
+        """`rename_dirs`: how each generation renames directories, in turns."""
         self.whiteout = whiteout
+        self._rename_dirs = rename_dirs
         self._program = TreeOperations()
 
     def mount(self, layout: Layout) -> None:
@@ -34,7 +36,10 @@ class Unmounted(Checked):
         fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in paths]
         try:
             *lowers, upper, work = fds
-            self._program.tree = Tree(lowers, upper, work, whiteout=self.whiteout)
+            rename_dir = self._rename_dirs[len(lowers) % len(self._rename_dirs)]
+            self._program.tree = Tree(
+                lowers, upper, work, whiteout=self.whiteout, rename_dir=rename_dir
+            )
         finally:
             for fd in fds:
                 os.close(fd)

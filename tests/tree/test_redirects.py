@@ -1,6 +1,7 @@
 """Redirects that a branch holds already: a directory whose lower content lies elsewhere."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,105 @@ def test_what_is_hidden_on_the_way_stays_hidden(union: Union, name: str) -> None
     hide(union.lowers[0], "old/hidden", "aufs")
     redirect(union.upper / "new", b"/old/" + name.encode())
     assert union.names("new") == []
+
+
+# --- generations: an upper becomes the topmost lower of the next one ---
+
+
+def next_generation(union: Union) -> None:
+    union.restart(rename_dir="redirect")
+    number = len(union.lowers)
+    written = union.upper.rename(union.base / f"generation{number}")
+    union.lowers.insert(0, written)
+    union.upper.mkdir()
+
+
+def written_redirect(path: Path) -> bytes:
+    return os.getxattr(path, REDIRECT)
+
+
+def test_is_written_as_where_it_lies_in_the_union_of_the_lowers(formatted: Union) -> None:
+    put(formatted.lower, "d/moved/a")
+    formatted.restart(rename_dir="redirect")
+    formatted.rename("d", "e")
+    formatted.mkdir("d")
+    formatted.mkdir("d/moved")
+    formatted.create("d/moved/other")
+    next_generation(formatted)
+    formatted.rename("e/moved", "moved")
+    # Not /d/moved, which is where the topmost lower that has it has it: another one is there.
+    assert written_redirect(formatted.upper / "moved") == b"/e/moved"
+    formatted.restart()
+    assert formatted.names("moved") == ["a"]
+    assert formatted.names("d/moved") == ["other"]
+    assert formatted.names("e") == []
+
+
+def test_of_a_generation_is_not_lost_when_its_directory_moves_on(formatted: Union) -> None:
+    put(formatted.lower, "d/sub/a")
+    formatted.restart(rename_dir="redirect")
+    formatted.rename("d", "e")
+    formatted.mkdir("x")
+    formatted.rename("e", "x/f")
+    formatted.rename("x/f/sub", "x/g")
+    assert written_redirect(formatted.upper / "x/f") == b"/d"
+    assert written_redirect(formatted.upper / "x/g") == b"/d/sub"
+    formatted.restart()
+    assert formatted.names("x/g") == ["a"]
+    assert formatted.names("x/f") == []
+
+
+@pytest.mark.parametrize("target", ["x/far", "near"])
+def test_replaces_a_name_that_overlayfs_has_written(union: Union, target: str) -> None:
+    """Overlayfs writes NAME alone where a directory stays in its parent."""
+    put(union.lower, "top/old/sub/a", "x/")
+    redirect(union.upper / "new/other", b"old")
+    redirect(union.upper / "new", b"top")
+    union.restart(rename_dir="redirect")
+    union.rename("new/other/sub", "sub")
+    assert written_redirect(union.upper / "sub") == b"/top/old/sub"
+    union.rename("new/other", target)
+    assert written_redirect(union.upper / target) == b"/top/old"
+    union.restart()
+    assert union.names("sub") == ["a"]
+    assert union.names(target) == []
+
+
+def test_through_any_number_of_generations(make_union: Callable[..., Union]) -> None:
+    union = make_union(1)
+    put(union.lower, "0/sub/0")
+    for number in range(12):
+        next_generation(union)
+        union.rename(f"{number}", f"{number + 1}")
+        union.create(f"{number + 1}/sub/{number + 1}")
+    next_generation(union)
+    assert union.names("12/sub") == sorted(map(str, range(13)))
+    assert union.names("") == ["12"]
+
+
+def test_to_a_name_beside_counts_from_what_led_there(union: Union) -> None:
+    """The way to it goes by a redirect of the same branch, of whose name it is not below."""
+    redirect(union.lowers[0] / "way", b"/place")
+    redirect(union.lowers[0] / "way/new", b"old")
+    put(union.lowers[1], "place/old/a", "way/old/hidden")
+    redirect(union.upper / "moved", b"/way/new")
+    assert union.names("way/new") == ["a"]
+    assert union.names("moved") == ["a"]
+
+
+def test_to_a_name_beside_stays_in_what_an_opaque_directory_closes(union: Union) -> None:
+    redirect(union.lowers[0] / "closed/new", b"old")
+    put(union.lowers[0], f"closed/{OPAQUE_FILE}", "closed/new/a")
+    put(union.lowers[1], "closed/old/hidden")
+    redirect(union.upper / "moved", b"/closed/new")
+    assert union.names("closed/new") == ["a"]
+    assert union.names("moved") == ["a"]
+
+
+def test_ends_where_the_root_hides_what_is_below(union: Union) -> None:
+    put(union.lowers[0], OPAQUE_FILE)
+    put(union.lowers[1], "old/hidden")
+    redirect(union.upper / "new", b"/old")
+    redirect(union.lowers[0] / "other", b"/old")
+    assert union.names("new") == []
+    assert union.names("other") == []

@@ -29,10 +29,9 @@ from unionfs._links cimport links_find
 from unionfs._listing cimport listing_find_locked, listing_get
 from unionfs._marks cimport (
     mark_beside,
+    mark_find,
     mark_is_opaque,
-    mark_is_plain,
     mark_is_whiteout,
-    mark_reserved,
 )
 from unionfs._nodes cimport (
     ATTEMPTS,
@@ -77,7 +76,6 @@ from unionfs._sys cimport (
     sys_close,
     sys_listxattrat,
     sys_open_beneath,
-    sys_statx,
 )
 
 cdef enum:
@@ -243,9 +241,7 @@ cdef int search(Table *t, Node *parent, const char *name, size_t length,
         r = dir_ref(t, parent, <uint16_t>branch, &ref)
         if r < 0:
             return r
-        r = sys_statx(ref.fd, name, 0, &st)
-        if r == 0 and mark_reserved(name, length) and not mark_is_plain(t, ref.fd, name):
-            r = -ENOENT         # it says something about another name
+        r = mark_find(t, ref.fd, name, length, &st)
         if r == 0 and mark_is_whiteout(&st):
             r = 1
         elif r == 0 and found.count and st.stx_mode & S_IFMT != S_IFDIR:
@@ -473,7 +469,7 @@ cdef int shown_below(Table *t, Node *parent, const char *name, size_t length) no
         r = dir_ref(t, parent, <uint16_t>branch, &ref)
         if r < 0:
             return r
-        r = sys_statx(ref.fd, name, 0, &st)
+        r = mark_find(t, ref.fd, name, length, &st)
         if r == 0:
             r = 2 if mark_is_whiteout(&st) else 1
         elif r == -ENOENT:

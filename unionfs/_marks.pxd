@@ -14,6 +14,9 @@ cdef bint mark_is_whiteout(const Stat *st) noexcept nogil
 # A file of an application's whose name begins with .wh. (format overlay): recognised, and declared.
 cdef bint mark_is_plain(const Table *t, int dirfd, const char *name) noexcept nogil
 cdef int mark_set_plain(const Table *t, int fd) noexcept nogil
+# The attributes of a name in a directory; -ENOENT, too, where it says something about another name.
+cdef int mark_find(const Table *t, int dirfd, const char *name, size_t length,
+                   Stat *st) noexcept nogil
 cdef int mark_beside(const Table *t, int dirfd, const char *name, size_t length) noexcept nogil
 # `bare`: it is known to have no attributes.
 cdef int mark_is_opaque(const Table *t, int dirfd, bint bare) noexcept nogil

@@ -71,8 +71,9 @@ cdef bint mark_is_whiteout(const Stat *st) noexcept nogil:
 
 
 cdef inline bint mark_name(char *out, const char *name, size_t length) noexcept nogil:
-    """``.wh.NAME`` into NAME_LIMIT + 1 bytes; False when that is too long for a name."""
-    if length + MARK_PREFIX > NAME_LIMIT:
+    """``.wh.NAME`` into NAME_LIMIT + 1 bytes; False where there is no such whiteout: that would be
+    too long for a name, or be a ``.wh..wh.`` name, which is about the directory."""
+    if length + MARK_PREFIX > NAME_LIMIT or mark_reserved(name, length):
         return False
     memcpy(out, b".wh.", MARK_PREFIX)
     memcpy(out + MARK_PREFIX, name, length)
@@ -88,6 +89,14 @@ cdef bint mark_is_plain(const Table *t, int dirfd, const char *name) noexcept no
 cdef int mark_set_plain(const Table *t, int fd) noexcept nogil:
     """Declares a file before it gets such a name."""
     return sys_setxattr(fd, xattr_plain(t), b"y", 1, 0)
+
+
+cdef int mark_find(const Table *t, int dirfd, const char *name, size_t length,
+                   Stat *st) noexcept nogil:
+    cdef int r = sys_statx(dirfd, name, 0, st)
+    if r == 0 and mark_reserved(name, length) and not mark_is_plain(t, dirfd, name):
+        return -ENOENT
+    return r
 
 
 cdef int mark_beside(const Table *t, int dirfd, const char *name, size_t length) noexcept nogil:

@@ -20,7 +20,7 @@ from unionfs import log
 
 from unionfs._descriptors cimport ref_drop
 from unionfs._directories cimport dir_index, dir_ref
-from unionfs._marks cimport mark_beside, mark_is_opaque
+from unionfs._marks cimport mark_beside, mark_find, mark_is_opaque
 from unionfs._nodes cimport NAME_LIMIT, ROOT_ID, Name, Node, Ref, Table, node_unpin
 from unionfs._reach cimport fd_metacopy
 from unionfs._sys cimport (
@@ -39,7 +39,6 @@ from unionfs._sys cimport (
     sys_getxattr,
     sys_open_beneath,
     sys_setxattr,
-    sys_statx,
 )
 from unionfs._xattrs cimport xattr_is_listed
 
@@ -275,7 +274,7 @@ cdef int step(Table *t, int above, const char *name, int *fd, char *value) noexc
     """One name in one branch. *fd is its directory, or -1 if there is none, and `value` the
     directory's redirect, or "". 1 if the name hides what the branches below have, 0, -errno."""
     cdef Stat st
-    cdef int r = sys_statx(above, name, 0, &st)
+    cdef int r = mark_find(t, above, name, strlen(name), &st)
     fd[0] = -1
     value[0] = 0
     if r == 0 and st.stx_mode & S_IFMT != S_IFDIR:
@@ -415,7 +414,7 @@ cdef int data_in(Table *t, uint16_t branch, const char *above, const char *name)
     cdef int r, parent = open_place(t, branch, above)
     if parent < 0:
         return parent
-    r = sys_statx(parent, name, 0, &st)
+    r = mark_find(t, parent, name, strlen(name), &st)
     if r == 0:
         # A directory, a link or a whiteout there: the data is gone.
         r = -EIO

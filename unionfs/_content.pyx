@@ -20,6 +20,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strcmp, strncmp
 
 from unionfs._backing cimport backing_part
+from unionfs._copy cimport copy_sync
 from unionfs._descriptors cimport ref_drop
 from unionfs._directories cimport dir_ref
 from unionfs._dropbehind cimport STREAM_LEAST, drop_behind
@@ -66,7 +67,6 @@ from unionfs._reach cimport (
 )
 from unionfs._sys cimport (
     O_ACCMODE,
-    O_DIRECTORY,
     O_NOATIME,
     O_NONBLOCK,
     O_RDONLY,
@@ -91,7 +91,6 @@ from unionfs._sys cimport (
     sys_fsync,
     sys_ftruncate,
     sys_lseek,
-    sys_open_beneath,
     sys_pread,
     sys_pwrite,
     sys_readlinkat,
@@ -100,6 +99,7 @@ from unionfs._sys cimport (
     sys_set_flags,
     sys_setxattr,
     sys_splice,
+    sys_sync_directory,
     sys_truncate,
     sys_utimens,
 )
@@ -378,9 +378,12 @@ cdef int64_t content_write(Table *t, Op *op, Node *n, uint64_t handle, const cha
 
 
 cdef int content_fsync(Table *t, Op *op, Node *n, uint64_t handle, bint datasync) noexcept nogil:
-    """fsync(2); what is only in a lower is safe already, and `volatile` promises nothing."""
+    """fsync(2); what is only in a lower is safe already, and `volatile` promises nothing.
+
+    The first of a file is never only of its data: see copy_sync().
+    """
     cdef Ref ref
-    cdef int r, fd
+    cdef int r
     if n.branch != 0 or t.volatile_:
         return 0
     if not op.may_wait:
@@ -389,17 +392,17 @@ cdef int content_fsync(Table *t, Op *op, Node *n, uint64_t handle, bint datasync
         r = dir_ref(t, n, 0, &ref)
         if r < 0:
             return r
-        fd = sys_open_beneath(ref.fd, b".", O_RDONLY | O_DIRECTORY, 0)
+        # Of the name, too: a directory that was copied up has it since then only.
+        r = sys_sync_directory(ref.fd)
         ref_drop(t, &ref)
-        if fd < 0:
-            return fd
-        r = sys_fdatasync(fd) if datasync else sys_fsync(fd)
-        sys_close(fd)
         return r
     r = data_ref(t, n, handle, False, &ref)
     if r < 0:
         return 0 if r == -EINVAL else r
-    r = sys_fdatasync(ref.fd) if datasync else sys_fsync(ref.fd)
+    if not n.synced:
+        r = copy_sync(t, n, ref.fd)
+    else:
+        r = sys_fdatasync(ref.fd) if datasync else sys_fsync(ref.fd)
     ref_drop(t, &ref)
     return r
 

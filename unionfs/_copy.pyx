@@ -27,7 +27,7 @@ from libc.string cimport memcpy, strlen
 from unionfs._descriptors cimport fd_close_doomed, fd_retire_locked, node_adopt_fd_locked, ref_drop
 from unionfs._directories cimport dir_add_upper_locked, dir_changes, dir_hide_ctime, dir_ref
 from unionfs._identity cimport keep_origin, mark_impure, record_origin, unrecord_origin
-from unionfs._links cimport links_directory, links_drop, links_set_count
+from unionfs._links cimport links_directory, links_drop, links_set_count, links_sync
 from unionfs._listing cimport listing_put_locked
 from unionfs._marks cimport mark_reserved, mark_set_plain, work_new_name
 from unionfs._nodes cimport (
@@ -484,7 +484,7 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
     cdef Name *name
     cdef Node *parent = NULL
     cdef Copy c
-    cdef int r
+    cdef int r, synced = 0
     mutex_lock(&t.lock)
     while n.state == COPYING or n.changing:
         if not may_wait and n.state == COPYING:
@@ -530,6 +530,9 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
         sys_unlinkat(t.work_fd, c.name, AT_REMOVEDIR if n.type == S_IFDIR else 0)
     if r == 0 and n.linked:
         r = sys_statx(c.target, b"", AT_EMPTY_PATH, &c.st)
+    if r == 0 and t.passthrough and c.copied and not t.volatile_:
+        # The kernel will not ask before it makes data durable (msync, O_DSYNC).
+        synced = copy_sync(t, n, c.target)
     finish(&c, parent, text, length, r)
     if c.source >= 0:
         sys_close(c.source)
@@ -537,6 +540,8 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
         sys_close(c.target)
     if c.data >= 0:
         sys_close(c.data)
+    if r == 0:
+        r = synced              # the copy stays, as good as the lower file
     return r if r < 0 else bring_names(t, n)
 
 
@@ -594,6 +599,25 @@ cdef int bring_names(Table *t, Node *n) noexcept nogil:
         if is_refused(r):
             refused += 1
             r = 0
+    return r
+
+
+cdef int copy_sync(Table *t, Node *n, int fd) noexcept nogil:
+    """See the declaration.
+
+    A copy gets its name after its data is on the disk, and an fdatasync(2) after a change in
+    place has ext4 commit nothing: it writes the blocks of a file that has no name yet. fsync(2)
+    commits the transaction of the name, and with it what was done before: the directories above
+    that were copied up, and the marks in them. xfs forces its log as far. btrfs logs the names of
+    this one inode and the directories above it, but not the count of a file of several names.
+    """
+    cdef int r = links_sync(t) if n.linked else 0
+    if r == 0:
+        r = sys_fsync(fd)
+    if r == 0:
+        mutex_lock(&t.lock)
+        n.synced = True
+        mutex_unlock(&t.lock)
     return r
 
 

@@ -13,5 +13,7 @@ cdef int links_set_count(Table *t, uint64_t ino, uint32_t count) noexcept nogil
 cdef int links_directory(Table *t) noexcept nogil
 # The same without making it: -ENOENT.
 cdef int links_open(Table *t) noexcept nogil
+# Makes the copies' names and the counts durable.
+cdef int links_sync(Table *t) noexcept nogil
 # There is no copy: the last name is gone (and the count), or it has not come about.
 cdef void links_drop(Table *t, uint64_t ino, bint keep_count) noexcept nogil

@@ -17,7 +17,7 @@ from libc.stdlib cimport strtoul
 from unionfs._nodes cimport LINK_NAME, Table, link_name
 from unionfs._override cimport override_show_at
 from unionfs._state cimport state_directory, state_open, state_write
-from unionfs._sys cimport Stat, sys_readlinkat, sys_statx, sys_unlinkat
+from unionfs._sys cimport Stat, sys_readlinkat, sys_statx, sys_sync_directory, sys_unlinkat
 
 cdef const char *DIRECTORY = "links"
 
@@ -71,6 +71,10 @@ cdef int links_set_count(Table *t, uint64_t ino, uint32_t count) noexcept nogil:
     snprintf(value, sizeof(value), "%u", count)
     count_name(ino, name)
     return state_write(t, directory, name, value)
+
+
+cdef int links_sync(Table *t) noexcept nogil:
+    return sys_sync_directory(t.links_fd) if t.links_fd >= 0 else 0
 
 
 cdef void links_drop(Table *t, uint64_t ino, bint keep_count) noexcept nogil:

@@ -149,6 +149,7 @@ cdef struct Node:
     uint8_t backed_lower    # `backing` is the lower file
     uint8_t parted          # its name has gone to another node: see _backing.pyx
     uint8_t unseen          # the kernel may change it without us: see tree_unseen()
+    uint8_t synced          # fsync(2) has made it and its name durable
     uint8_t changing        # its names are being changed: by-name access waits on Table.settled
 
 cdef struct Branch:
@@ -197,6 +198,7 @@ cdef struct Table:
     bint acls               # POSIX ACLs exist here
     bint static_nlink       # st_nlink of every directory is 1
     bint keep_open
+    bint passthrough        # the kernel writes files of the upper without asking
     bint noatime            # reading leaves times of access alone in the upper too
     Format format
     RenameDir rename_dir

@@ -120,6 +120,7 @@ cdef int64_t on_init(Call *call) noexcept nogil:
     if channel.passthrough:
         # The reply to OPEN says which file the kernel is to use.
         channel.keep_open = channel.table.keep_open = True
+        channel.table.passthrough = True
     if not channel.keep_open:
         wanted |= INIT_NO_OPEN_SUPPORT
     out.flags = request.flags & wanted

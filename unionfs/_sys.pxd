@@ -112,6 +112,15 @@ cdef extern from *:
     }
     static inline int sys_fsync(int fd) { return NEG(fsync(fd)); }
     static inline int sys_fdatasync(int fd) { return NEG(fdatasync(fd)); }
+    /* fsync(2) of a directory that is open as O_PATH only. */
+    static inline int sys_sync_directory(int dirfd) {
+        int r, fd = sys_open_beneath(dirfd, ".", O_RDONLY | O_DIRECTORY, 0);
+        if (fd < 0)
+            return fd;
+        r = sys_fsync(fd);
+        close(fd);
+        return r;
+    }
     static inline int sys_ftruncate(int fd, int64_t size) { return NEG(ftruncate(fd, size)); }
     /* As by path: where the size stays a filesystem may leave mtime alone. */
     static inline int sys_truncate(int fd, int64_t size) {
@@ -509,6 +518,7 @@ cdef extern from *:
     int64_t sys_splice(int from_fd, int64_t *from_offset, int to_fd, size_t size) noexcept nogil
     int sys_fsync(int fd) noexcept nogil
     int sys_fdatasync(int fd) noexcept nogil
+    int sys_sync_directory(int dirfd) noexcept nogil
     int sys_ftruncate(int fd, int64_t size) noexcept nogil
     int sys_truncate(int fd, int64_t size) noexcept nogil
     int sys_fallocate(int fd, int mode, int64_t offset, int64_t length) noexcept nogil

@@ -1,11 +1,9 @@
 # cython: language_level=3
-"""Copy-up of one node, and the block copy under it."""
+"""Copy-up of one node."""
 from libc.stdint cimport uint16_t, uint64_t
 
 from unionfs._nodes cimport Node, Table
 
-# Copies [0, length) from one file to the other, holes kept: 0 or -errno.
-cdef int copy_data(int from_fd, int to_fd, uint64_t length, bint sparse) noexcept nogil
 # Brings a node into the upper, where its parent must be: 0, -errno, WOULD_WAIT (without may_wait).
 cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
 # A file of several names is in the upper: brings every name known here whose directory is there

@@ -8,22 +8,17 @@ it was or as it is after. Reading the node goes on meanwhile; what changes it wa
 from libc.errno cimport (
     EACCES,
     EINVAL,
-    EIO,
     EISDIR,
     ENOENT,
-    ENOMEM,
-    ENOSYS,
-    ENXIO,
     EOPNOTSUPP,
     EOVERFLOW,
     EPERM,
     ESTALE,
-    EXDEV,
 )
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 
+from unionfs._blocks cimport blocks_copy
 from unionfs._descriptors cimport fd_close_doomed, fd_retire_locked, node_adopt_fd_locked, ref_drop
 from unionfs._directories cimport dir_add_upper_locked, dir_changes, dir_hide_ctime, dir_ref
 from unionfs._identity cimport keep_origin, mark_impure, record_origin, unrecord_origin
@@ -75,8 +70,6 @@ from unionfs._sys cimport (
     S_IFLNK,
     S_IFMT,
     S_IFREG,
-    SEEK_DATA,
-    SEEK_HOLE,
     Stat,
     TimeSpec,
     cond_broadcast,
@@ -84,21 +77,15 @@ from unionfs._sys cimport (
     mutex_lock,
     mutex_unlock,
     sys_chmodfd,
-    sys_clone,
     sys_close,
-    sys_copy_file_range,
     sys_dup,
     sys_dup_over,
     sys_fsync,
-    sys_ftruncate,
     sys_linkfd,
-    sys_lseek,
     sys_makedev,
     sys_mkdirat,
     sys_mknodat,
     sys_open_beneath,
-    sys_pread,
-    sys_pwrite,
     sys_readlinkat,
     sys_renameat2,
     sys_statx,
@@ -110,82 +97,7 @@ from unionfs._sys cimport (
 from unionfs._xattrs cimport xattr_copy_all
 
 cdef enum:
-    CHUNK = 1048576
-    # Below this, one read and one write are quicker than asking for a clone first.
-    SMALL = 65536
     LINK_LIMIT = 4096           # PATH_MAX
-
-
-# --- blocks --------------------------------------------------------------------------------
-
-cdef int copy_buffered(int from_fd, int to_fd, int64_t at, int64_t end) noexcept nogil:
-    """Copies [at, end) through a buffer; a file that got shorter meanwhile ends early."""
-    cdef size_t size = <size_t>min(end - at, <int64_t>CHUNK)
-    cdef char *buffer
-    cdef int64_t got, put, done
-    cdef int r = 0
-    if end <= at:
-        return 0
-    buffer = <char *>malloc(size)
-    if buffer == NULL:
-        return -ENOMEM
-    while r == 0 and at < end:
-        got = sys_pread(from_fd, buffer, <size_t>min(<int64_t>size, end - at), at)
-        if got <= 0:
-            r = <int>got
-            break
-        done = 0
-        while r == 0 and done < got:
-            put = sys_pwrite(to_fd, buffer + done, <size_t>(got - done), at + done)
-            if put <= 0:
-                r = <int>put if put < 0 else -EIO
-            else:
-                done += put
-        at += got
-    free(buffer)
-    return r
-
-
-cdef int copy_extent(int from_fd, int to_fd, int64_t at, int64_t end) noexcept nogil:
-    """Copies [at, end) inside the kernel where it can, through a buffer where not."""
-    cdef int64_t from_at = at, to_at = at, copied
-    while from_at < end:
-        copied = sys_copy_file_range(from_fd, &from_at, to_fd, &to_at, <size_t>(end - from_at))
-        if copied == 0:
-            return 0
-        if copied < 0:
-            if copied in (-EXDEV, -EINVAL, -ENOSYS, -EOPNOTSUPP):
-                return copy_buffered(from_fd, to_fd, from_at, end)
-            return <int>copied
-    return 0
-
-
-cdef int copy_data(int from_fd, int to_fd, uint64_t length, bint sparse) noexcept nogil:
-    """Copies [0, length) of a file into an empty one, hole for hole where it may be sparse."""
-    cdef int64_t size = <int64_t>length, at = 0, data, hole
-    cdef int r
-    if length == 0:
-        return 0
-    if length > SMALL and sys_clone(to_fd, from_fd) == 0:
-        return sys_ftruncate(to_fd, size)
-    if not sparse:
-        if length <= SMALL:
-            return copy_buffered(from_fd, to_fd, 0, size)
-        return copy_extent(from_fd, to_fd, 0, size)
-    r = sys_ftruncate(to_fd, size)
-    while r == 0 and at < size:
-        data = sys_lseek(from_fd, at, SEEK_DATA)
-        if data == -ENXIO:
-            return 0            # a hole up to the end
-        if data < 0:
-            return copy_extent(from_fd, to_fd, at, size)
-        hole = sys_lseek(from_fd, data, SEEK_HOLE)
-        if hole < 0 or hole > size:
-            hole = size
-        if data < hole:
-            r = copy_extent(from_fd, to_fd, data, hole)
-        at = hole
-    return r
 
 
 # --- one node ------------------------------------------------------------------------------
@@ -247,8 +159,8 @@ cdef int copy_regular(Copy *c) noexcept nogil:
     if c.target < 0:
         c.name[0] = 0
         return c.target
-    r = copy_data(c.data if c.data >= 0 else c.source, c.target, size,
-                  c.st.stx_blocks * 512 < c.st.stx_size)
+    r = blocks_copy(c.data if c.data >= 0 else c.source, c.target, size,
+                    c.st.stx_blocks * 512 < c.st.stx_size)
     if r == 0:
         r = copy_attributes(c)
     if r == 0 and size and not c.t.volatile_:

@@ -8,6 +8,7 @@ tools/check_c.py, as are the programs in C.
 
 import os
 import runpy
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -35,6 +36,30 @@ extensions = [
 ]
 
 
+PYTHON_NAME = "python{}.{}".format(*sys.version_info)
+# What programs/command.c is told.  The interpreter is not that of an environment made for the
+# build, which is gone, or somebody else's, when the command runs.
+PYTHON = {
+    "PYTHON": getattr(sys, "_base_executable", sys.executable),
+    "PYTHON_NAME": PYTHON_NAME,
+    "LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
+}
+#: The commands, each with its source and the macros that it is compiled with.
+PROGRAMS = {
+    "unionfs-quickmount": ("programs/quickmount.c", {"VERSION": VERSION}),
+    **{
+        name: ("programs/command.c", {"COMMAND": name, "VERB": verb, **PYTHON})
+        for name, verb in (
+            ("unionfs-check", "check"),
+            ("unionfs-mount", "mount"),
+            ("unionfs-mountd", "mountd"),
+            ("unionfs-status", "status"),
+            ("unionfs-where", "where"),
+        )
+    },
+}
+
+
 class BuildPrograms(build_scripts):
     """Scripts that are programs in C: what is installed as a command is compiled."""
 
@@ -43,16 +68,15 @@ class BuildPrograms(build_scripts):
         customize_compiler(compiler)
         # tools/sanitize.py builds beside others, and what it compiles with it has to link with.
         flags = os.environ.get("LDFLAGS", "").split()
-        objects_dir = self.get_finalized_command("build").build_temp
+        objects_dir = Path(self.get_finalized_command("build").build_temp)
         self.mkpath(self.build_dir)
-        for source in self.scripts:
+        for program, (source, macros) in PROGRAMS.items():
             objects = compiler.compile(
                 [source],
-                output_dir=objects_dir,
-                macros=[("VERSION", f'"{VERSION}"')],
+                output_dir=str(objects_dir / program),
+                macros=[(name, f'"{value}"') for name, value in macros.items()],
                 extra_preargs=["-O2", "-std=gnu11"],
             )
-            program = f"unionfs-{Path(source).stem}"
             compiler.link_executable(
                 objects, program, output_dir=self.build_dir, extra_postargs=flags
             )
@@ -64,6 +88,7 @@ setup(
         build_dir="build/cython",
         compiler_directives={"language_level": "3", "embedsignature": False, "cdivision": True},
     ),
-    scripts=["programs/quickmount.c"],
+    # Of these are PROGRAMS made.
+    scripts=["programs/beside.h", "programs/command.c", "programs/quickmount.c"],
     cmdclass={"build_scripts": BuildPrograms},
 )

@@ -9,14 +9,12 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/un.h>
-#include <unistd.h>
+
+#include "beside.h"
 
 #ifndef VERSION
 #error "setup.py defines VERSION"
@@ -123,18 +121,13 @@ static int ask_around(int argc, char **argv)
 static int mount_myself(char **argv)
 {
     static const char name[] = "unionfs-mount";
-    char path[PATH_MAX + sizeof(name)];
-    ssize_t length = readlink("/proc/self/exe", path, PATH_MAX);
-    char *slash;
+    char path[PATH_MAX];
 
-    if (length > 0) {
-        path[length] = '\0';
-        slash = strrchr(path, '/');
-        strcpy(slash + 1, name);
-        argv[0] = path;
-        execv(path, argv);
-    }
-    fprintf(stderr, "unionfs-quickmount: cannot run the %s beside it: %s\n", name, strerror(errno));
+    if (!beside(path, name))
+        return say_proc_is_missing("unionfs-quickmount");
+    argv[0] = path;
+    execv(path, argv);
+    fprintf(stderr, "unionfs-quickmount: cannot run %s: %s\n", path, strerror(errno));
     return START_FAILED;
 }
 

@@ -24,6 +24,7 @@ pytest.register_assert_rewrite("tests.mounted.harness", "tests.mounted.trees", "
 
 from tests import namespace, seeds  # noqa: E402
 from tests.leftovers import clean_up, keep, leftovers, remove  # noqa: E402
+from tests.mounted.commands import COMMANDS  # noqa: E402
 from tests.mounted.harness import watchdog  # noqa: E402
 from tests.mounts import mounts_below  # noqa: E402
 from tests.seeds import chance  # noqa: E402
@@ -198,7 +199,7 @@ class OrdinaryUser:
             cwd=self.home,
             env={
                 "HOME": str(self.home),
-                "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+                "PATH": f"{COMMANDS}:/usr/local/bin:/usr/bin:/bin",
                 "TMPDIR": str(self.home),
                 "LC_ALL": "C.UTF-8",
                 **{key: os.environ[key] for key in SANITIZERS & os.environ.keys()},

@@ -20,6 +20,9 @@ CIMPORT = re.compile(r"^from unionfs\.(\w+) cimport", re.MULTILINE)
 COMMAND = ["gcc", "-std=gnu11", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wshadow"]
 COMMAND += ["-Wno-unused-function", "-x", "c", "-"]
 
+#: What setup.py defines for the programs.
+MACROS = ["VERSION", "COMMAND", "VERB", "PYTHON", "PYTHON_NAME", "LIBRARY_PATH"]
+
 
 def blocks(name: str, seen: set[str]) -> str:
     """The verbatim C that a module's .pxd and .pyx bring along, what they cimport first."""
@@ -49,8 +52,10 @@ def main() -> int:
             failed += subprocess.run([*COMMAND, include], input=text, text=True).returncode != 0
     for program in sorted((ROOT / "programs").glob("*.c")):
         checked += 1
-        defined = '-DVERSION="0"'
-        failed += subprocess.run([*COMMAND, defined], stdin=program.open("rb")).returncode != 0
+        defined = [f'-D{name}="x"' for name in MACROS]
+        directory = f"-I{program.parent}"
+        command = [*COMMAND, directory, *defined]
+        failed += subprocess.run(command, stdin=program.open("rb")).returncode != 0
     if not checked:
         print("no C found: has the way it is written changed?", file=sys.stderr)
     return 1 if failed or not checked else 0

@@ -77,6 +77,23 @@ def build(variant: Variant, directory: Path) -> Path:
     return directory / "lib"
 
 
+def write_commands(directory: Path) -> Path:
+    """The commands, as scripts that leave the surroundings to the interpreter.
+
+    The installed ones (programs/command.c) start one without PYTHONPATH and LD_PRELOAD.
+    """
+    directory.mkdir(exist_ok=True)
+    for verb in ("check", "mount", "mountd", "status", "where"):
+        script = directory / f"unionfs-{verb}"
+        code = "import sys; from unionfs.__main__ import installed; "
+        code += f'sys.argv.insert(0, ""); installed("{verb}")'
+        script.write_text(f"#!{sys.executable}\n{code}\n")
+        script.chmod(0o755)
+    (quick,) = directory.parent.glob("scripts-*/unionfs-quickmount")
+    shutil.copy2(quick, directory)  # runs the unionfs-mount beside it
+    return directory
+
+
 def runtime(library: str) -> str:
     """The path of a sanitizer's library."""
     command = ["gcc", f"-print-file-name={library}"]
@@ -104,6 +121,7 @@ def main() -> int:
         # Nothing may come before the build in the path of any process: not its directory, and
         # (by the mode of importing) not that of the tests.
         environment |= {"PYTHONPATH": f"{library}:{CHECKOUT}", "PYTHONSAFEPATH": "1"}
+        environment["UNIONFS_TEST_COMMANDS"] = str(write_commands(directory / "commands"))
         if variant.runtime:
             environment["LD_PRELOAD"] = runtime(variant.runtime)
         python = [*variant.command, sys.executable]

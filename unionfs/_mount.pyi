@@ -1,4 +1,4 @@
-"""System calls that the module os does not have: those of mounting, and madvise(2).
+"""System calls that the module os does not have: those of mounting, and a few.
 
 Each that may wait releases the GIL: unmounting waits for answers of the very mount that goes.
 Each raises OSError.
@@ -46,3 +46,6 @@ def setns(fd: int, kind: int) -> None:
 
 def madvise(start: int, length: int, advice: int) -> None:
     """madvise(2), by address."""
+
+def reset_io_priority() -> None:
+    """ioprio_set(2): back to the priority for disks that every thread begins with."""

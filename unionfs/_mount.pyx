@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""System calls that the module os does not have: those of mounting, and madvise(2)."""
+"""System calls that the module os does not have: those of mounting, and a few."""
 from libc.stdint cimport uint64_t, uintptr_t
 
 import os
@@ -17,7 +17,7 @@ cdef extern from "<unistd.h>" nogil:
     long syscall(long number, ...)
 
 cdef extern from "<sys/syscall.h>" nogil:
-    const long SYS_open_tree, SYS_mount_setattr
+    const long SYS_open_tree, SYS_mount_setattr, SYS_ioprio_set
 
 cdef extern from "<sys/vfs.h>" nogil:
     cdef struct StatFs "statfs":
@@ -49,6 +49,7 @@ MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
 cdef enum:
+    IOPRIO_WHO_PROCESS = 1  # <linux/ioprio.h>; the priority 0 is what the CPU priority asks for
     OPEN_TREE_CLONE = 1     # <linux/mount.h>, which cannot be included beside <sys/mount.h>
 
 cdef struct MountAttr:      # struct mount_attr of <linux/mount.h>
@@ -138,3 +139,7 @@ def madvise(uintptr_t start, size_t length, int advice):
         result = c_madvise(<void *>start, length, advice)
         error = errno
     check(result, error, None)
+
+
+def reset_io_priority():
+    check(<int>syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, 0), errno, None)

@@ -128,14 +128,26 @@ def _error(message: bytes, status: int, what: str) -> UnionfsError:
     return StartFailed(path=what, reason=f"the daemon ended with status {status}; see its log")
 
 
+#: What ends a process by default, and does not say that it is broken.
+_END_SIGNALS = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU),
+    *(signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGUSR1, signal.SIGUSR2),
+)
+
+
 @contextmanager
 def end_signals() -> Iterator[int]:
-    """A descriptor that becomes readable when SIGTERM or SIGINT asks the process to end."""
+    """A descriptor that becomes readable when a signal asks the process to end.
+
+    A process that ended by it at once would leave a dead mount.  SIGHUP may be ignored: nohup(1).
+    """
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     before = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     handlers = {
-        number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)
+        number: signal.signal(number, lambda *_: None)
+        for number in _END_SIGNALS
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         yield wake_read
@@ -147,13 +159,6 @@ def end_signals() -> Iterator[int]:
         os.close(wake_write)
 
 
-def default_signals() -> None:
-    """In a child: signals do what they do in a new process, whatever its parent made of them."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-
-
 def has_capability(number: int, process: int | str = "self") -> bool:
     """Whether a process has a capability of capabilities(7) in its own user namespace."""
     with open(f"/proc/{process}/status", "rb") as status:
@@ -161,13 +166,6 @@ def has_capability(number: int, process: int | str = "self") -> bool:
             if line.startswith(b"CapEff:"):
                 return bool(int(line.split()[1], 16) >> number & 1)
     return False
-
-
-def raise_descriptor_limit() -> None:
-    """A union holds a descriptor for each branch and each file without a name."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def grow_descriptor_table(size: int) -> None:

@@ -219,6 +219,16 @@ class NotWrittenOut(UnionfsError):
     exit_code = 46
 
 
+class InterpreterMissing(UnionfsError):
+    """What programs/command.c says, which starts Python: there is none that it could start."""
+
+    message = (
+        "no {name} was found beside it, as {path}, nor in /usr/bin: "
+        "install unionfs again with the Python that is to run it"
+    )
+    exit_code = 47
+
+
 # --- talking to a mount ---
 
 

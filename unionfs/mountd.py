@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from unionfs import _mount, daemon, log
+from unionfs import _mount, daemon, log, surroundings
 from unionfs.errors import MountdUnusable
 from unionfs.prefault import Prefault
 from unionfs.version import VERSION
@@ -175,7 +175,7 @@ def _fork(listener: socket.socket, line: Lifeline, prefault: Prefault, mount: Mo
         os.close(tell)
         return taken
     try:
-        daemon.default_signals()
+        surroundings.reset_signals()
         os.close(line.ours)
         if not any(_readable(line.theirs, listener.fileno(), within=0)):
             prefault.take()

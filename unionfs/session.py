@@ -12,7 +12,17 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from unionfs import clones, daemon, kernel, log, namespaces, overrides, pressure, workdir
+from unionfs import (
+    clones,
+    daemon,
+    kernel,
+    log,
+    namespaces,
+    overrides,
+    pressure,
+    surroundings,
+    workdir,
+)
 from unionfs._fastpath import FastPath
 from unionfs._tree import Tree
 from unionfs.branches import BranchStack
@@ -321,14 +331,16 @@ def _serve_detached(
     log.use(options.log_file, log.syslog)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write(str(_OOM_SCORE_ADJ))
+    surroundings.raise_limits()
+    for text in surroundings.limits_that_bite():
+        log.warning(text)
     return _serve_here(options, stack, ready, leash_fd)
 
 
 def _serve_here(
     options: MountOptions, stack: BranchStack, ready: Callable[[], None], leash_fd: int | None
 ) -> int:
-    os.umask(0)  # the callers' umasks count, not ours
-    daemon.raise_descriptor_limit()
+    surroundings.leave()
     daemon.grow_descriptor_table(_DESCRIPTOR_TABLE)
     session = Session(options, stack)
     with daemon.end_signals() as signalled:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -11,6 +9,7 @@ from testbed.bed import Failed
 from testbed.images import BASE
 from tests.containers.engines import Engine
 from tests.leftovers import processes_about
+from tests.mounted.commands import program
 from tests.mounted.harness import gone, wait_until
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(120)]
@@ -18,13 +17,7 @@ pytestmark = [pytest.mark.container, pytest.mark.timeout(120)]
 
 def daemons(engine: Engine) -> set[int]:
     """The processes that serve the engine's mounts."""
-    found = set()
-    for pid in processes_about(engine.home):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if any(word.endswith(b"/unionfs-mount") for word in words[:2]):
-                found.add(pid)
-    return found
+    return {pid for pid in processes_about(engine.home) if program(pid) == "unionfs-mount"}
 
 
 def kill(pids: set[int]) -> None:

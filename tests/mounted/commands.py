@@ -10,7 +10,9 @@ from pathlib import Path
 from tests.mounted.harness import gone, wait_until
 from tests.mounts import mounts_below
 
-_BIN = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+#: Where the commands are; tools/sanitize.py has its own.
+COMMANDS = os.environ.get("UNIONFS_TEST_COMMANDS") or str(Path(sys.executable).parent)
+_BIN = f"{COMMANDS}:{os.environ['PATH']}"
 
 
 def command(name: str) -> str:
@@ -40,6 +42,16 @@ def unionfs_mount(
         text=True,
         timeout=60,
     )
+
+
+def program(pid: int) -> str:
+    """The name of the command that a process was started as; "" if it is none of ours."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        return ""
+    names = (word.rpartition(b"/")[2] for word in words if word.startswith(b"/"))
+    return next((name.decode() for name in names if name.startswith(b"unionfs-")), "")
 
 
 def processes_naming(directory: Path) -> list[int]:

@@ -120,6 +120,8 @@ ENDINGS: dict[str, Callable[[Union, int], object]] = {
     "umount -l": by("umount", "-l"),
     "SIGTERM": lambda union, pid: os.kill(pid, signal.SIGTERM),
     "SIGINT": lambda union, pid: os.kill(pid, signal.SIGINT),
+    "SIGHUP": lambda union, pid: os.kill(pid, signal.SIGHUP),
+    "SIGUSR1": lambda union, pid: os.kill(pid, signal.SIGUSR1),
 }
 
 
@@ -208,7 +210,8 @@ def test_branches_may_be_shared_read_only(union: Union, place: Path) -> None:
     end(union, pid)
 
 
-def test_foreground(union: Union) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+def test_foreground(union: Union, number: int) -> None:
     assert union.upper is not None
     words = [str(union.lower), str(union.upper), str(union.mountpoint)]
     with subprocess.Popen(
@@ -216,11 +219,54 @@ def test_foreground(union: Union) -> None:
     ) as process:
         wait_until(lambda: is_mounted(union.mountpoint), "the mount comes up")
         (union.mountpoint / "new").write_text("new")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         output, errors = process.communicate()
         assert (process.returncode, output, errors) == (0, b"", b"")
     assert not is_mounted(union.mountpoint)
     assert branch(union.upper) == {"new": "file new"}
+
+
+def test_nothing_of_the_caller_reaches_the_mount(union: Union, place: Path) -> None:
+    """Neither its Python nor its limits: others write here too."""
+    modules = place / "modules"
+    modules.mkdir()
+    for name in ("json", "signal", "typing", "unionfs"):
+        (modules / f"{name}.py").write_text("raise ImportError('not mine')")
+    (union.lower / "large").write_bytes(bytes(100_000))
+    result = unionfs_mount(
+        union.lower,
+        union.upper or "",
+        union.mountpoint,
+        cwd=modules,
+        wrapper=("nice", "sh", "-c", 'ulimit -Sf 8; ulimit -Sn 50; umask 77; exec "$@"', "sh"),
+        environment={"PYTHONPATH": str(modules), "PYTHONHOME": "/nowhere", "SECRET": "x"},
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    pid = daemon_of(union.root)
+    root = union.mountpoint
+    (root / "new").write_bytes(bytes(100_000))
+    with open(root / "large", "ab") as file:
+        file.write(b"x")
+    os.truncate(root / "new", 1 << 20)
+    assert (root / "new").stat().st_mode & 0o777 == 0o644
+    assert b"SECRET" not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert os.getpriority(os.PRIO_PROCESS, pid) == 0
+    end(union, pid)
+
+
+def test_a_limit_that_stays_is_told(union: Union) -> None:
+    bounded = ("setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource")
+    result = unionfs_mount(
+        union.lower,
+        union.upper or "",
+        union.mountpoint,
+        wrapper=(*bounded, "sh", "-c", 'ulimit -f 8; exec "$@"', "sh"),
+    )
+    assert result.returncode == 0
+    assert result.stderr == (
+        "unionfs-mount: warning: no file on the mount can grow beyond 4096 bytes (ulimit -Hf)\n"
+    )
+    end(union, daemon_of(union.root))
 
 
 @needs_strace

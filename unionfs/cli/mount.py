@@ -5,7 +5,6 @@ The command line is read by getopt and not by argparse: it has the shape of moun
 options may follow the arguments, and every mount is a process that would keep argparse.
 """
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from getopt import GetoptError, gnu_getopt
@@ -53,19 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(PROGRAM, command, argv)
 
 
-def program() -> int:
-    """What is installed as unionfs-mount.
-
-    Does not take the interpreter down module by module, which would be a sixth of what the caller
-    waits for: the daemon is another process, and nothing is left to be done here.
-    """
-    status = main()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        return status  # the interpreter tries again, and complains
-    os._exit(status)
+program = main  # what scripts of an earlier installation call
 
 
 def command(argv: Sequence[str], serve: Callable[[MountOptions], int] | None = None) -> int:
@@ -77,8 +64,11 @@ def command(argv: Sequence[str], serve: Callable[[MountOptions], int] | None = N
     for name in options.unknown:
         message = f"{PROGRAM}: warning: unknown option {printable(name)} is ignored"
         print(message, file=sys.stderr)
-    from unionfs import session  # not needed for --help, --version and usage errors
+    from unionfs import session, surroundings  # not needed for --help and usage errors
 
+    surroundings.raise_limits()
+    for text in surroundings.limits_that_bite():
+        print(f"{PROGRAM}: warning: {text}", file=sys.stderr)
     return (serve or session.serve)(options)
 
 

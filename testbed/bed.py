@@ -2,8 +2,8 @@
 
 Engines leave processes, mounts and locks in many places. Here all of that lives in a process, a
 mount and an IPC namespace that a keeper holds: when it ends, so does everything.  What an engine
-reads from the machine (/etc/subuid, /dev/fuse, the cgroup tree) is put in order in there, and
-nothing on the machine is touched.
+reads from the machine (/etc, /dev/fuse, the cgroup tree) is put in order in there, and nothing on
+the machine is touched.
 """
 
 import os
@@ -41,10 +41,13 @@ mkdir -m 1777 /run/lock
 mount -t tmpfs -o mode=755 none "$base/device"
 mknod -m 666 "$base/device/fuse" c 10 229
 mount --bind "$base/device/fuse" /dev/fuse
-for name in passwd group subuid subgid; do
-    [ -e "/etc/$name" ] || touch "/etc/$name"
-    mount --bind "$base/etc/$name" "/etc/$name"
-done
+# Not single files: whoever replaces one on the machine, as useradd does, would unmount it in here.
+mount -t tmpfs -o mode=755 none "$base/etc"
+mkdir "$base/etc/upper" "$base/etc/work"
+mount -t overlay -o "lowerdir=/etc,upperdir=$base/etc/upper,workdir=$base/etc/work" none /etc
+echo "$2:x:$3:$3::$base:/bin/sh" >> /etc/passwd
+echo "$2:x:$3:" >> /etc/group
+echo "$2:$4:$5" | tee /etc/subuid > /etc/subgid
 mount --make-rshared /
 echo ready
 # What is orphaned in here is not waited for, and no zombie stays. (A shell keeps its own handler.)
@@ -71,11 +74,13 @@ class Bed:
 
     def __enter__(self) -> Self:
         try:
-            self._write_users()
-            (self.base / "device").mkdir()
+            for name in ("device", "etc"):
+                (self.base / name).mkdir()
             self._keeper = subprocess.Popen(
-                ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc",
-                 "sh", "-c", _SETUP, "sh", self.base],
+                # The end of input is not enough: a process forked beside this one has our end too.
+                ["setpriv", "--pdeathsig=KILL",
+                 "unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc",
+                 "sh", "-c", _SETUP, "sh", self.base, *map(str, (USER, UID, SUBUID, SUBIDS))],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             )  # fmt: skip
             assert self._keeper.stdout is not None
@@ -94,20 +99,6 @@ class Bed:
             keeper.kill()  # and by --kill-child the first process, whose end ends all others
             keeper.communicate()
         subprocess.run(["rm", "-rf", self.base], check=True)
-
-    def _write_users(self) -> None:
-        etc = self.base / "etc"
-        etc.mkdir()
-        lines = {
-            "passwd": f"{USER}:x:{UID}:{UID}::{self.base}:/bin/sh\n",
-            "group": f"{USER}:x:{UID}:\n",
-            "subuid": f"{USER}:{SUBUID}:{SUBIDS}\n",
-            "subgid": f"{USER}:{SUBUID}:{SUBIDS}\n",
-        }
-        for name, line in lines.items():
-            file = Path("/etc", name)
-            before = file.read_text() if file.exists() and "sub" not in name else ""
-            (etc / name).write_text(before + line)
 
     def processes(self) -> set[str]:
         """The names of the commands that run inside, the keeper's among them."""

@@ -183,7 +183,7 @@ def test_kernel_flags_arrive(place: Directories) -> None:
     )
     (mount,) = mounts_below(place.mountpoint)
     assert set(mount.flags) >= {"rw", "nosuid", "nodev", "noexec", "noatime"}
-    assert (mount.kind, mount.source) == ("fuse.unionfs", "mine")
+    assert (mount.kind, mount.source) == ("fuse.unionfs-mount", "mine")
     unmount(place.mountpoint)
 
 

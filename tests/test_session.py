@@ -542,7 +542,7 @@ print(sorted(names), open(f"{upper}/file").read())
         code, str(branches.lower), str(branches.upper), str(branches.mountpoint)
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == "fuse.unionfs\n['file', 'new'] LOWer\n"
+    assert result.stdout == "fuse.unionfs-mount\n['file', 'new'] LOWer\n"
 
 
 # --- the package ---

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import subprocess  # costs 1 MB of private memory, and root has no use for it
 
 DEVICE = "/dev/fuse"
-KIND = "fuse.unionfs"
+#: What is behind the dot is the program that mount(8) and umount(8) look for: our own, and not the
+#: "unionfs" of Debian's unionfs-fuse.
+KIND = "fuse.unionfs-mount"
 
 # <linux/mount.h>: mount(2) with one of these flags changes how mounts travel, nothing else.
 _PROPAGATION = {
@@ -153,7 +155,7 @@ def _attach_by_fusermount(options: MountOptions, mountpoint: str) -> int:
         "default_permissions",
         f"max_read={_MAX_READ}",
         f"fsname={_escape(options.fsname)}",
-        "subtype=unionfs",
+        f"subtype={KIND.partition('.')[2]}",
         *options.flags,
         *(f"{name}={_escape(value)}" for name, value in options.labels),
     ]

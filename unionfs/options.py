@@ -53,7 +53,7 @@ KERNEL_FLAGS: Mapping[str, int] = {
 }
 
 #: Options that take a kernel flag back.
-_CLEARS: Mapping[str, str] = {
+CLEARS: Mapping[str, str] = {
     "rw": "ro",
     "suid": "nosuid",
     "dev": "nodev",
@@ -68,10 +68,10 @@ _CLEARS: Mapping[str, str] = {
 }
 
 #: At most one of these is in effect; the last one given counts.
-_ATIME_FLAGS = ("noatime", "relatime", "strictatime")
+ATIME_FLAGS = ("noatime", "relatime", "strictatime")
 
 #: Addressed to mount(8), systemd or fstab; they reach helpers and mean nothing to a filesystem.
-_FOR_MOUNT_8 = {
+FOR_MOUNT_8 = {
     "_netdev",
     "auto",
     "comment",
@@ -98,7 +98,6 @@ REFUSED: Mapping[str, str] = {
     "fast_ino": "inode numbers are not chosen by an option",
     "allow_root": "use allow_other; permissions keep others out of what is not theirs",
     "auto_unmount": "the daemon unmounts by itself on SIGTERM and SIGINT",
-    "remount": "unmount and mount again",
     "datadir+": "there are no data-only branches",
     "submounts": "what is mounted inside a branch cannot be followed or left out by choice",
 }
@@ -223,12 +222,24 @@ OPTIONS: Mapping[str, Option] = {
 KNOWN = (
     *OPTIONS,
     *KERNEL_FLAGS,
-    *_CLEARS,
+    *CLEARS,
     *sorted(_PROPAGATION),
     *sorted(_SECURITY_LABELS),
-    *sorted(_FOR_MOUNT_8),
+    *sorted(FOR_MOUNT_8),
+    "remount",
     *REFUSED,
 )
+
+
+def change_flag(flags: dict[str, None], name: str) -> None:
+    """Apply a kernel flag, or what takes one back, to the flags in effect (an ordered set)."""
+    if name in CLEARS:
+        flags.pop(CLEARS[name], None)
+    else:
+        if name in ATIME_FLAGS:
+            for other in ATIME_FLAGS:
+                flags.pop(other, None)
+        flags[name] = None
 
 
 class MountOptions(NamedTuple):
@@ -310,12 +321,12 @@ class _Reader:
             # fuse-overlayfs(1) lets commas separate the triplets, which are options then.
             self.mappings[mapping] += f",{name}"
             self.continued = mapping
-        elif name in KERNEL_FLAGS or name in _CLEARS or name in _PROPAGATION:
+        elif name in KERNEL_FLAGS or name in CLEARS or name in _PROPAGATION:
             values.switch(None)(name, value)
             self._take_flag(name)
         elif name in _SECURITY_LABELS:
             self.labels[name] = values.text(name, value)
-        elif name not in _FOR_MOUNT_8 and not name.startswith(("x-", "X-")):
+        elif name not in FOR_MOUNT_8 and not name.startswith(("x-", "X-")):
             from unionfs import unknown  # which a mount rarely needs
 
             unknown.judge(name, KNOWN)
@@ -336,13 +347,8 @@ class _Reader:
     def _take_flag(self, name: str) -> None:
         if name in _PROPAGATION:
             self.given["propagation"] = name
-        elif name in _CLEARS:
-            self.flags.pop(_CLEARS[name], None)
         else:
-            if name in _ATIME_FLAGS:
-                for other in _ATIME_FLAGS:
-                    self.flags.pop(other, None)
-            self.flags[name] = None
+            change_flag(self.flags, name)
 
     def finish(self, positionals: Sequence[str], *, debug: bool, foreground: bool) -> MountOptions:
         """Give the positionals their meaning and check what belongs together."""

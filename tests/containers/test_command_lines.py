@@ -128,4 +128,4 @@ def test_podman_info_shows_the_mount_program_and_its_version(engine: Engine) -> 
 def test_the_root_of_a_container_is_a_union(engine: Engine) -> None:
     """Else all the other tests would prove nothing."""
     mounts = engine.podman("run", "--rm", BASE, "cat", "/proc/mounts")
-    assert mounts.splitlines()[0].split()[1:3] == ["/", "fuse.unionfs"]
+    assert mounts.splitlines()[0].split()[1:3] == ["/", "fuse.unionfs-mount"]

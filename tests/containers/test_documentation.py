@@ -95,7 +95,7 @@ def test_the_lines_of_storage_conf_are_all_it_takes(user_bed: Bed, number: int) 
             "HOME": str(home), "XDG_RUNTIME_DIR": run, "CONTAINERS_CONF": f"{home}/containers.conf"
         },
     )  # fmt: skip
-    assert "unionfs / fuse.unionfs rw" in said
+    assert "unionfs / fuse.unionfs-mount rw" in said
     assert f"Executable: {MOUNT_PROGRAM}" in said
 
 

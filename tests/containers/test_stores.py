@@ -25,7 +25,7 @@ ls dir tree
 
 
 _TYPES = {
-    "unionfs": "fuse.unionfs",
+    "unionfs": "fuse.unionfs-mount",
     "overlayfs": "overlay",
     "fuse-overlayfs": "fuse.fuse-overlayfs",
 }

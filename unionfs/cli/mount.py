@@ -5,14 +5,20 @@ The command line is read by getopt and not by argparse: it has the shape of moun
 options may follow the arguments, and every mount is a process that would keep argparse.
 """
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Sequence
 from getopt import GetoptError, gnu_getopt
+from typing import TYPE_CHECKING
 
 from unionfs.cli import printable, run
 from unionfs.errors import UnionfsError, UsageError
 from unionfs.options import KERNEL_FLAGS, OPTIONS, REFUSED, MountOptions, parse
 from unionfs.version import VERSION
+
+if TYPE_CHECKING:
+    from unionfs.remount import Remount
 
 PROGRAM = "unionfs-mount"
 
@@ -61,6 +67,14 @@ def command(argv: Sequence[str], serve: Callable[[MountOptions], int] | None = N
     if isinstance(options, str):
         print(options, end="")
         return 0
+    if not isinstance(options, MountOptions):
+        from unionfs.remount import remount
+
+        if options.kept:
+            names = printable(", ".join(options.kept))
+            print(f"{PROGRAM}: warning: remount leaves as it is: {names}", file=sys.stderr)
+        remount(options)
+        return 0
     for name in options.unknown:
         message = f"{PROGRAM}: warning: unknown option {printable(name)} is ignored"
         print(message, file=sys.stderr)
@@ -72,8 +86,8 @@ def command(argv: Sequence[str], serve: Callable[[MountOptions], int] | None = N
     return (serve or session.serve)(options)
 
 
-def read_arguments(argv: Sequence[str]) -> MountOptions | str:
-    """The options of the mount, or the text that was asked for instead of one.
+def read_arguments(argv: Sequence[str]) -> MountOptions | Remount | str:
+    """The options of the mount, what to change about one, or the text that was asked for.
 
     Raises `UsageError` or `UnsupportedOption`.
     """
@@ -96,8 +110,15 @@ def read_arguments(argv: Sequence[str]) -> MountOptions | str:
     if "-N" in given:
         # mount(8) leaves entering the namespace to its helper; ignoring it would mount elsewhere.
         raise UsageError(problem="-N is not supported: run this command inside the namespace")
+    texts = [value for name, value in flags if name == "-o"]
+    if any("remount" in text for text in texts):
+        from unionfs import remount  # which a mount rarely needs
+
+        asked = remount.read(texts, positionals)
+        if asked is not None:
+            return asked
     return parse(
-        [value for name, value in flags if name == "-o"],
+        texts,
         positionals,
         debug="-d" in given,
         foreground="-f" in given,

@@ -49,7 +49,9 @@ cdef Override override_of(int root, uint32_t owner, Unmapped *unmapped) noexcept
 
 
 cdef bint override_trusts(const Override *o, const Stat *stored) noexcept nogil:
-    return o.by_root or stored.stx_uid == o.owner or stored.stx_uid == NO_ID
+    if o.by_root or stored.stx_uid == o.owner:
+        return True
+    return stored.stx_uid == NO_ID and o.unmapped != NULL and o.unmapped.believed
 
 
 cdef uint32_t read_type(const char *text, uint32_t *major, uint32_t *minor) noexcept nogil:

@@ -204,6 +204,7 @@ cdef class Tree:
             if t.unmapped == NULL:
                 raise MemoryError
             t.unmapped.overrides = unmapped.overrides
+            t.unmapped.believed = unmapped.believed
         t.acls = acls
         t.static_nlink = static_nlink
         t.maps_ids = (t.uids.count > 0 or t.gids.count > 0 or t.uids.squash

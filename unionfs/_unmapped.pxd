@@ -16,6 +16,7 @@ cdef struct Unmapped:
     char *uid_map           # of the lookout's namespace; NULL: nobody here has an overflow id
     char *gid_map
     bint told               # that ACLs cannot be copied has been logged
+    bint believed           # records on such owners' files count (_override.pxd)
     bint overrides          # the daemon has every right to files of owners with an id
     Mutex lock              # of what is below; held while the lookout is asked
     bint tried

@@ -91,6 +91,17 @@ class BranchStack:
         """Topmost first: the upper, if there is one, and the lowers."""
         return self.lowers if self.upper is None else [self.upper, *self.lowers]
 
+    @property
+    def idmapped(self) -> bool:
+        """Whether the mount of a branch shows other owners than its filesystem has."""
+        with open("/proc/self/mountinfo", "rb") as file:
+            mounts = file.read()
+        if b"idmapped" not in mounts:
+            return False
+        fields = (line.split(b" ") for line in mounts.splitlines())
+        found = {int(words[0]) for words in fields if b"idmapped" in words[5].split(b",")}
+        return any(_mount_id(branch.fd) in found for branch in self.branches)
+
     def open_workdir(self) -> None:
         """Make, clear and try out the work directory of a writable stack; sets `work_fd`.
 

@@ -118,7 +118,7 @@ class Session:
                 squash_gid=options.squash_gid,
                 acls=options.acls,
                 static_nlink=options.static_nlink,
-                unmapped=namespaces.unmapped(),
+                unmapped=namespaces.unmapped(idmapped=stack.idmapped),
                 work_path=stack.work_path,
             )
         self._tree = tree

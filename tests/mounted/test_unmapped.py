@@ -8,14 +8,16 @@ import itertools
 import os
 import stat
 import sys
+from errno import EOVERFLOW
 from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import needs_root, only_unionfs
-from tests.mounted.namespaces import NOBODY, STRANGER, inside, make_branches
+from tests.mounted.harness import Union, detach, fails_with, needs_root, only_unionfs
+from tests.mounted.namespaces import NOBODY, STRANGER, inside, make_branches, mount_idmapped
 from tests.mounted.rights import CALLERS
-from tests.posix.acls import ACCESS, acl
+from tests.mounted.users import as_user
+from tests.posix.acls import ACCESS, acl, decode
 
 pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(90)]
 
@@ -191,3 +193,31 @@ def test_the_lookout_ends_with_the_daemon(branches: Path) -> None:
         """,
     )
     assert output.split() == ["1", "2"]
+
+
+def test_an_idmapped_branch_has_owners_without_a_counterpart_too(place: Path) -> None:
+    """In the first user namespace, which knows every id."""
+    union = Union(place)
+    for owner in (NOBODY, STRANGER):
+        file = union.lower / str(owner)
+        file.write_text("content")
+        os.chown(file, owner, owner)
+        file.chmod(0o604)
+    (union.lower / "acl").write_text("content")
+    os.setxattr(union.lower / "acl", ACCESS, acl(f"u:6 U7:4 U{STRANGER}:4 g:4 m:4 o:0"))
+    mount_idmapped(union.lower)
+    try:
+        with union as mount:
+            root = mount.mountpoint
+            for owner in (NOBODY, STRANGER):
+                assert (root / str(owner)).stat().st_uid == NOBODY
+            as_user(NOBODY, lambda: (root / str(NOBODY)).chmod(0o600))
+            fails_with(EOVERFLOW, lambda: as_user(NOBODY, (root / str(STRANGER)).unlink))
+            fails_with(EOVERFLOW, lambda: (root / str(STRANGER)).chmod(0o600))
+            assert as_user(NOBODY, (root / str(STRANGER)).read_text) == "content"
+            assert as_user(7, (root / "acl").read_text) == "content"
+            (root / "acl").chmod(0o660)
+        assert union.upper is not None
+        assert decode(os.getxattr(union.upper / "acl", ACCESS)) == "u:6 U7:4 g:4 m:6 o:0"
+    finally:
+        detach(union.lower)

@@ -45,7 +45,15 @@ def acl_of(path: Path, name: str = ACCESS) -> str:
     return decode(os.getxattr(path, name))
 
 
-@pytest.mark.parametrize("options", ["whiteout=aufs", "whiteout=overlay", "copyup=open"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "whiteout=aufs",
+        "whiteout=overlay",
+        "copyup=open",
+        "uidmapping=0:0:65536,gidmapping=0:0:65536",
+    ],
+)
 def test_files_stay_usable_and_their_copies_keep_the_acl(branches: Path, options: str) -> None:
     output = inside(
         branches,

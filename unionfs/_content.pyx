@@ -12,6 +12,7 @@ from libc.errno cimport (
     ENODATA,
     ENOMEM,
     EOPNOTSUPP,
+    EPERM,
     ERANGE,
     ESTALE,
 )
@@ -24,6 +25,7 @@ from unionfs._copy cimport copy_sync
 from unionfs._descriptors cimport ref_drop
 from unionfs._directories cimport dir_ref
 from unionfs._dropbehind cimport STREAM_LEAST, drop_behind
+from unionfs._guard cimport guard_attributes, guard_change
 from unionfs._handles cimport handle_find_locked, handle_new
 from unionfs._identity cimport keep_origin
 from unionfs._idmap cimport (
@@ -46,6 +48,7 @@ from unionfs._operations cimport (
     SET_UID,
     WHOLE_SIZE,
     WOULD_WAIT,
+    WRITE_APPEND,
     WRITE_KILL_SUIDGID,
     Op,
     SetAttr,
@@ -61,16 +64,20 @@ from unionfs._reach cimport (
     node_data_ref,
     node_getxattr,
     node_listxattr,
+    node_open,
     node_path_ref,
     node_set_xattr,
     node_stat,
 )
 from unionfs._sys cimport (
+    AT_EMPTY_PATH,
     O_ACCMODE,
+    O_APPEND,
     O_NOATIME,
     O_NONBLOCK,
     O_RDONLY,
     O_TRUNC,
+    O_WRONLY,
     SEEK_END,
     S_IFDIR,
     S_IFLNK,
@@ -99,6 +106,7 @@ from unionfs._sys cimport (
     sys_set_flags,
     sys_setxattr,
     sys_splice,
+    sys_statx,
     sys_sync_directory,
     sys_truncate,
     sys_utimens,
@@ -146,18 +154,27 @@ cdef int content_open(Table *t, Op *op, Node *n, uint32_t flags, uint64_t *handl
     """open(2) of a known node, with the rights of this moment."""
     cdef bint write = (flags & O_ACCMODE) != O_RDONLY
     cdef Ref ref
+    cdef uint32_t seq = 0
     cdef int r = 0, fd
     if n.type != S_IFREG:
         return -EISDIR if n.type == S_IFDIR else -EINVAL
     if n.parted:
         return -ESTALE
     if write or flags & O_TRUNC:
-        r = backing_part(t, op, n)
+        r = guard_change(n)
+        if r == 0:
+            r = backing_part(t, op, n)
         if r == 0:
             r = need_upper(t, op, n, 0 if flags & O_TRUNC else WHOLE_SIZE)
     if r != 0:
         return r
     r = node_data_ref(t, n, write or (flags & O_TRUNC) != 0, &ref)
+    if r == -EPERM and flags & O_APPEND and not flags & O_TRUNC:
+        fd = node_open(t, n, O_WRONLY | O_APPEND | O_NONBLOCK, &seq)
+        if fd < 0:
+            return fd
+        sys_close(fd)           # append_ref() opens it anew for each write
+        r = node_data_ref(t, n, False, &ref)
     if r < 0:
         return r
     if flags & O_TRUNC:
@@ -269,7 +286,8 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
         r = -EINVAL
     if r < 0:
         return r
-    if wanted.valid & SET_SIZE:
+    r = guard_attributes(n, wanted)
+    if r == 0 and wanted.valid & SET_SIZE:
         r = backing_part(t, op, n)
     if wanted.valid & SET_SIZE and n.branch != 0 and r == 0:
         # A copy-up takes no more than what is to be left: afterwards the sizes are the same.
@@ -361,6 +379,26 @@ cdef int64_t content_read(Table *t, Node *n, uint64_t handle, char *buffer, int 
     return r
 
 
+cdef int append_ref(Table *t, Node *n, uint64_t offset, Ref *ref) noexcept nogil:
+    """A descriptor for what data_ref() was refused: an append-only file of the upper lets itself be
+    written by O_APPEND alone, and then at its end whatever the offset."""
+    cdef Stat st
+    cdef uint32_t seq = 0
+    cdef int r, fd = node_open(t, n, O_WRONLY | O_APPEND | O_NONBLOCK, &seq)
+    if fd < 0:
+        return fd
+    r = sys_statx(fd, b"", AT_EMPTY_PATH, &st)
+    if r == 0 and st.stx_size != offset:
+        r = -EPERM
+    if r < 0:
+        sys_close(fd)
+        return r
+    ref.fd = fd
+    ref.cached = NULL
+    ref.own = True
+    return 0
+
+
 cdef int64_t content_write(Table *t, Op *op, Node *n, uint64_t handle, const char *data,
                            size_t size, uint64_t offset, uint32_t flags) noexcept nogil:
     cdef Ref ref
@@ -368,6 +406,8 @@ cdef int64_t content_write(Table *t, Op *op, Node *n, uint64_t handle, const cha
     if r != 0:
         return r
     r = data_ref(t, n, handle, True, &ref)
+    if r == -EPERM and flags & WRITE_APPEND:
+        r = append_ref(t, n, offset, &ref)
     if r < 0:
         return r
     r = sys_pwrite(ref.fd, data, size, <int64_t>offset)
@@ -546,6 +586,8 @@ cdef int content_setxattr(Table *t, Op *op, Node *n, const char *name, const cha
     if not t.acls and xattr_is_acl(name):
         r = -EOPNOTSUPP
     if r == 0:
+        r = guard_change(n)
+    if r == 0:
         r = need_upper(t, op, n, WHOLE_SIZE)
     if r == 0:
         r = node_path_ref(t, n, &ref)
@@ -575,6 +617,8 @@ cdef int content_removexattr(Table *t, Op *op, Node *n, const char *name) noexce
     r = content_getxattr(t, n, name, NULL, 0)
     if r == -ENODATA and strncmp(name, b"system.posix_acl_", 17) == 0:
         return 0
+    if r >= 0:
+        r = guard_change(n)
     if r < 0:
         return <int>r
     r = need_upper(t, op, n, WHOLE_SIZE)

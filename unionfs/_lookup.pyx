@@ -14,16 +14,18 @@ from libc.errno cimport (
     ENOMEM,
     ENOTDIR,
     ENOTEMPTY,
+    EPERM,
     EROFS,
     ESTALE,
 )
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcpy, memset
 
 from unionfs._copy cimport copy_up
 from unionfs._descriptors cimport fd_close_doomed, ref_drop
 from unionfs._directories cimport dir_changes, dir_new, dir_ref, dir_replace_locked
+from unionfs._guard cimport guard_change, guard_of
 from unionfs._identity cimport find_ino, show_ino
 from unionfs._links cimport links_find
 from unionfs._listing cimport listing_find_locked, listing_get
@@ -70,6 +72,8 @@ from unionfs._sys cimport (
     S_IFDIR,
     S_IFMT,
     S_IFREG,
+    STATX_ATTR_APPEND,
+    STATX_ATTR_IMMUTABLE,
     Stat,
     mutex_lock,
     mutex_unlock,
@@ -82,12 +86,15 @@ cdef enum:
     # So many look-ups (times branches) without a listing, and an index is worth building.
     INDEX_AFTER = 16
 
+cdef uint64_t GUARDED = STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND
+
 cdef struct Found:
     # What a name turned out to be.
     Stat st
     uint64_t ino
     uint64_t key            # see node_set_key_locked; 0 for a file of one name
     uint16_t data           # the branch that holds the data
+    uint8_t guard           # see _guard.pyx
     bint linked             # its names are counted in the union
     uint32_t nlink
     uint16_t count          # branches that hold it, more than one for a directory
@@ -195,6 +202,13 @@ cdef int find_links(Table *t, Found *found, uint16_t branch) noexcept nogil:
     return min(r, 0)
 
 
+cdef void note_guard(const Table *t, Found *found, uint16_t branch, const Stat *st) noexcept nogil:
+    """The flags of the file that is shown, or that an upper's directory is the copy of."""
+    if found.data == branch or found.count == 1 and found.data == 0 and (
+            found.ino == show_ino(t, branch, st.stx_ino)):
+        found.guard = guard_of(st)
+
+
 cdef void found_clear(Found *found) noexcept nogil:
     """Nothing found: what an earlier search left is given back."""
     while found.count:
@@ -202,6 +216,7 @@ cdef void found_clear(Found *found) noexcept nogil:
         free(found.redirect[found.count])
         found.redirect[found.count] = NULL
     found.key = 0
+    found.guard = 0
     found.linked = False
     found.unread = False
 
@@ -254,6 +269,8 @@ cdef int search(Table *t, Node *parent, const char *name, size_t length,
                 found.data = <uint16_t>branch
                 if st.stx_nlink > 1 and st.stx_mode & S_IFMT != S_IFDIR:
                     r = find_links(t, found, <uint16_t>branch)
+            if branch != 0 and st.stx_attributes & GUARDED:
+                note_guard(t, found, <uint16_t>branch, &st)
             found.branch[found.count] = <uint16_t>branch
             found.count += 1
             if st.stx_mode & S_IFMT != S_IFDIR:
@@ -293,6 +310,7 @@ cdef Node *adopt_locked(Table *t, Node *parent, const char *name, size_t length,
         n.type = type_
         n.ino = found.ino
         n.branch = found.data
+        n.guard = found.guard
         n.linked = found.linked
         n.nlink = found.nlink
         n.state = UPPER if n.branch == 0 else LOWER
@@ -518,6 +536,8 @@ cdef int need_upper(Table *t, Op *op, Node *n, uint64_t keep) noexcept nogil:
         return 0
     if not t.writable:
         return -EROFS
+    if n.dir == NULL and guard_change(n) < 0:
+        return -EPERM
     if n.type == S_IFREG:
         r = node_stat(t, n, &st)
         if r < 0:

@@ -23,6 +23,7 @@ from libc.string cimport strlen
 
 from unionfs._descriptors cimport fd_close_doomed, node_adopt_fd_locked, ref_drop
 from unionfs._directories cimport dir_new, dir_ref
+from unionfs._guard cimport guard_adding
 from unionfs._identity cimport mark_impure, show_ino
 from unionfs._idmap cimport acl_names_unknown
 from unionfs._links cimport links_set_count
@@ -123,7 +124,9 @@ cdef int open_parent(Table *t, Op *op, Node *parent, Ref *ref) noexcept nogil:
         return -EROFS
     if parent.removed:
         return -ENOENT
-    r = need_upper(t, op, parent, 0)
+    r = guard_adding(parent)
+    if r == 0:
+        r = need_upper(t, op, parent, 0)
     return r if r != 0 else dir_ref(t, parent, 0, ref)
 
 
@@ -490,7 +493,9 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
     make.gid = op.gid
     owner_of_new(t, &make.uid, &make.gid)
     if make.source != NULL:
-        r = need_upper(t, op, make.source, WHOLE_SIZE)
+        r = guard_adding(parent)
+        if r == 0:
+            r = need_upper(t, op, make.source, WHOLE_SIZE)
         if r != 0:
             return r
     r = open_parent(t, op, parent, &ref)

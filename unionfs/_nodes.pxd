@@ -148,6 +148,7 @@ cdef struct Node:
     uint8_t told            # that its data cannot be had has been logged
     uint8_t backed_lower    # `backing` is the lower file
     uint8_t parted          # its name has gone to another node: see _backing.pyx
+    uint8_t guard           # of a lower's file: see _guard.pyx
     uint8_t unseen          # the kernel may change it without us: see tree_unseen()
     uint8_t synced          # fsync(2) has made it and its name durable
     uint8_t changing        # its names are being changed: by-name access waits on Table.settled

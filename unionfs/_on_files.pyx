@@ -7,6 +7,7 @@ from libc.string cimport memcpy, memset
 from unionfs._call cimport done, fill_entry, take_name, take_xattr_name
 from unionfs._channel cimport Call
 from unionfs._operations cimport (
+    WRITE_APPEND,
     WRITE_KILL_SUIDGID,
     tree_copy_file_range,
     tree_create,
@@ -26,11 +27,12 @@ from unionfs._operations cimport (
 from unionfs._passthrough cimport passthrough_may_read, passthrough_open, passthrough_release
 from unionfs._splice cimport SPLICE_LEAST, pipes_close, pipes_take
 from unionfs._status cimport is_own_xattr, own_xattr
-from unionfs._sys cimport Stat
+from unionfs._sys cimport O_APPEND, Stat
 from unionfs._wire cimport (
     FSYNC_DATA_ONLY,
     SETXATTR_ACL_KILL_SGID,
     SETXATTR_IN_SHORT,
+    WRITE_CACHE,
     CopyFileRangeIn,
     CopyFileRangeOut,
     CreateIn,
@@ -145,13 +147,15 @@ cdef int64_t on_read(Call *call) noexcept nogil:
 cdef int64_t on_write(Call *call) noexcept nogil:
     cdef const WriteIn *request = <const WriteIn *>call.body
     cdef WriteOut *out = <WriteOut *>call.reply
+    cdef uint32_t flags = request.write_flags & <uint32_t>WRITE_KILL_SUIDGID
     cdef int64_t length
+    if request.flags & O_APPEND and not request.write_flags & WRITE_CACHE:
+        flags |= WRITE_APPEND
     if request.size > call.size - sizeof(WriteIn):
         return -EINVAL
     length = tree_write(
         call.channel.table, &call.op, call.header.nodeid, request.fh,
-        call.body + sizeof(WriteIn), request.size, request.offset,
-        request.write_flags & <uint32_t>WRITE_KILL_SUIDGID)
+        call.body + sizeof(WriteIn), request.size, request.offset, flags)
     out.size = <uint32_t>length
     out.padding = 0
     return done(length, sizeof(WriteOut))

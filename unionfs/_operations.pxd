@@ -47,6 +47,7 @@ cdef enum:
 
     # tree_write flags
     WRITE_KILL_SUIDGID = 1 << 2
+    WRITE_APPEND = 1 << 16      # at the end, by a descriptor with O_APPEND: write(2), no page
 
 cdef struct Op:
     uint32_t uid            # the caller, as the channel's user namespace names it
@@ -153,7 +154,7 @@ cdef int64_t tree_read(Table *t, Op *op, uint64_t node, uint64_t handle, char *b
 # The same into a pipe. After an error, which may come from the pipe, something can be in it.
 cdef int64_t tree_splice(Table *t, Op *op, uint64_t node, uint64_t handle, int pipe, size_t size,
                          uint64_t offset, uint32_t flags) noexcept nogil
-# `flags`: WRITE_KILL_SUIDGID. Short writes only together with an error later.
+# `flags`: WRITE_*. Short writes only together with an error later.
 cdef int64_t tree_write(Table *t, Op *op, uint64_t node, uint64_t handle, const char *data,
                         size_t size, uint64_t offset, uint32_t flags) noexcept nogil
 cdef int tree_fsync(Table *t, Op *op, uint64_t node, uint64_t handle,

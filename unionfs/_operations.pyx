@@ -5,8 +5,9 @@ What happens is written in the modules below; here ids become pinned nodes. The 
 modules is their order of knowledge: each cimports functions only from those before it.
 
     _sys  _idmap  _caller  _override  _descriptors  _nodes  _directories  _reach  _handles
-    _owner  _xattrs  _marks  _state  _identity  _links  _listing  _copy  _redirect  _lookup
-    _make  _remove  _rename  _backing  _dropbehind  _content  _readdir  _operations  _tree
+    _owner  _xattrs  _marks  _state  _identity  _links  _listing  _guard  _copy  _redirect
+    _lookup  _make  _remove  _rename  _backing  _dropbehind  _content  _readdir  _operations
+    _tree
 """
 from libc.errno cimport EINVAL, ENAMETOOLONG, ENOENT, EPERM, EROFS, ESTALE
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
@@ -30,6 +31,7 @@ from unionfs._content cimport (
 )
 from unionfs._copy cimport copy_up
 from unionfs._descriptors cimport fd_shrink, ref_drop
+from unionfs._guard cimport guard_change
 from unionfs._handles cimport handle_backing, handle_new, handle_release, handle_set_backing
 from unionfs._listing cimport listing_shrink
 from unionfs._lookup cimport child_find
@@ -199,7 +201,9 @@ cdef int tree_link(Table *t, Op *op, uint64_t source, uint64_t parent, const cha
     if m.source == NULL:
         return -ESTALE
     m.mode = m.source.type
-    r = -EPERM if m.mode == S_IFDIR else backing_part(t, op, m.source)
+    r = -EPERM if m.mode == S_IFDIR else guard_change(m.source)
+    if r == 0:
+        r = backing_part(t, op, m.source)
     if r == 0:
         r = make(t, op, parent, name, length, &m, node, st)
     node_unpin(t, m.source)
@@ -507,7 +511,11 @@ cdef int tree_copy_up(Table *t, Op *op, uint64_t node, uint64_t keep) noexcept n
     cdef int r
     if n == NULL:
         return -ESTALE
-    r = copy_up(t, n, keep, op.may_wait) if t.writable or n.state == UPPER else -EROFS
+    r = 0 if t.writable or n.state == UPPER else -EROFS
+    if r == 0 and n.dir == NULL:
+        r = guard_change(n)
+    if r == 0:
+        r = copy_up(t, n, keep, op.may_wait)
     node_unpin(t, n)
     return r
 

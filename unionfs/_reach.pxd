@@ -24,3 +24,6 @@ cdef int64_t fd_metacopy(const Table *t, int fd) noexcept nogil
 # where kernel overlayfs has made a metacopy another one, else the same. -errno: closed.
 cdef int fd_with_data(Table *t, Node *n, int fd) noexcept nogil
 cdef int node_data_ref(Table *t, Node *n, bint write, Ref *ref) noexcept nogil
+# A private descriptor of the node's file, opened by name with these flags of open(2); *seq is the
+# Node.seq for which it is right.
+cdef int node_open(Table *t, Node *n, int flags, uint32_t *seq) noexcept nogil

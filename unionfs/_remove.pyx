@@ -6,6 +6,7 @@ from libc.stdint cimport uint16_t
 from unionfs._copy cimport settle
 from unionfs._descriptors cimport fd_close_doomed, ref_drop
 from unionfs._directories cimport dir_keep_upper_only_locked, dir_ref
+from unionfs._guard cimport guard_removing
 from unionfs._identity cimport forget_origin
 from unionfs._links cimport links_drop, links_set_count
 from unionfs._listing cimport listing_remove_locked
@@ -202,7 +203,9 @@ cdef int change_unlink(Table *t, Op *op, Node *parent, const char *name,
     cdef int orphan_fd, r = child_get(t, parent, name, length, &n)
     if r < 0:
         return r
-    r = -EISDIR if n.dir != NULL else settle(t, n, op.may_wait)
+    r = -EISDIR if n.dir != NULL else guard_removing(parent, n)
+    if r == 0:
+        r = settle(t, n, op.may_wait)
     if r == 0:
         r = spot_open(t, op, &s, parent, name, length)
     if r == 0:
@@ -271,7 +274,9 @@ cdef int change_rmdir(Table *t, Op *op, Node *parent, const char *name,
     cdef int orphan_fd, r = child_get(t, parent, name, length, &n)
     if r < 0:
         return r
-    r = -ENOTDIR if n.dir == NULL else settle(t, n, op.may_wait)
+    r = -ENOTDIR if n.dir == NULL else guard_removing(parent, n)
+    if r == 0:
+        r = settle(t, n, op.may_wait)
     if r == 0:
         r = check_empty(t, n)
     if r == 0:

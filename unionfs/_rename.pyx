@@ -7,6 +7,7 @@ from libc.string cimport strdup
 from unionfs._copy cimport bring_names, settle
 from unionfs._descriptors cimport fd_close_doomed, ref_drop
 from unionfs._directories cimport dir_keep_upper_only_locked, dir_ref
+from unionfs._guard cimport guard_adding, guard_change, guard_removing
 from unionfs._identity cimport forget_origin, is_impure, mark_impure
 from unionfs._listing cimport (
     listing_forget_below_locked,
@@ -301,10 +302,22 @@ cdef int rename_ready(Table *t, Op *op, Spot *source, Spot *target, Node *n, Nod
     return r
 
 
+cdef int check_guards(const Spot *source, const Spot *target, const Node *n,
+                      const Node *other) noexcept nogil:
+    cdef int r = guard_removing(source.parent, n)
+    if r == 0:
+        r = guard_adding(target.parent)
+    if r == 0 and other != NULL:
+        r = guard_removing(target.parent, other)
+    return r
+
+
 cdef int rename_nodes(Table *t, Op *op, Spot *source, Spot *target, Node *n, Node *other,
                       uint32_t flags) noexcept nogil:
     """Brings up what a rename needs in the upper, then renames."""
-    cdef int r = check_types(t, n, other, flags)
+    cdef int r = check_guards(source, target, n, other)
+    if r == 0:
+        r = check_types(t, n, other, flags)
     if r == 0:
         r = need_whole(t, op, n)
     if r == 0 and other != NULL:
@@ -381,7 +394,9 @@ cdef int change_make_whole(Table *t, Node *n) noexcept nogil:
     cdef int r
     if n.dir == NULL:
         return -ENOTDIR
-    r = check_brought(t, n)
+    r = guard_change(n)         # it could not be told from any other directory then
+    if r == 0:
+        r = check_brought(t, n)
     if r == 0:
         r = dir_ref(t, n, 0, &ref)
     if r < 0:

@@ -585,6 +585,7 @@ cdef extern from *:
     const unsigned RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT
     const uint32_t S_IFMT, S_IFREG, S_IFDIR, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK
     const uint32_t S_IRUSR
+    const uint64_t STATX_ATTR_IMMUTABLE, STATX_ATTR_APPEND
     const uint32_t S_ISUID, S_ISGID, S_IXGRP
     const uint32_t DT_UNKNOWN, DT_REG, DT_DIR, DT_LNK, DT_CHR, DT_BLK, DT_FIFO, DT_SOCK
     const long UTIME_NOW, UTIME_OMIT

@@ -97,6 +97,7 @@ cdef enum InitFlag2:
 
 cdef enum:
     ATTR_FH = 1 << 6                    # SetattrIn.valid: fh is valid
+    WRITE_CACHE = 1 << 0                # WriteIn.write_flags: from the page cache
     READ_LOCKOWNER = 1 << 1             # ReadIn.read_flags
 
     OPEN_DIRECT_IO = 1 << 0             # OpenOut.open_flags

@@ -123,6 +123,7 @@ class BranchStack:
                 self.upper_fd, self.state_fd = self._without_submounts(self.upper, work)
             finally:
                 os.close(work.fd)
+        workdir.check(self.state_fd, self.workdir)
         scratch = f"{self.workdir}/{workdir.SCRATCH}"
         self.work_path = os.fsencode(scratch)
         self.work_fd = workdir.make(self.state_fd, workdir.SCRATCH, scratch)

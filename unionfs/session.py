@@ -27,7 +27,7 @@ from unionfs._fastpath import FastPath
 from unionfs._tree import Tree
 from unionfs.branches import BranchStack
 from unionfs.copyup import INLINE_LIMIT
-from unionfs.errors import StartFailed
+from unionfs.errors import StartFailed, UnionfsError
 from unionfs.options import MountOptions
 from unionfs.relay import Relay
 from unionfs.uppers import UpperLock, write_out
@@ -70,8 +70,16 @@ class Session:
         """
         try:
             self._start()
-        except BaseException:
-            self.close()
+        except BaseException as failure:
+            try:
+                self.close()
+            except (OSError, UnionfsError) as another:  # what failed first is what is told
+                log.error(f"undoing a mount that failed: {another}")
+            if isinstance(failure, OSError):
+                place = f"{failure.filename}: " if failure.filename else ""
+                raise StartFailed(
+                    path=self.mountpoint, reason=f"{place}{failure.strerror}"
+                ) from None
             raise
 
     def _start(self) -> None:

@@ -42,12 +42,17 @@ class UpperLock:
     def sign(self) -> None:
         """Leave the note that names us; to be called when the work directory is there.
 
-        It goes when the scratch space is cleared, which every mount does first.
+        It goes when the scratch space is cleared, which every mount does first.  On a full disk
+        there is none.
         """
         text = f"{os.getpid()} {self._stack.mountpoint}"
-        fd = os.open(_NOTE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=self._work_fd)
-        with open(fd, "wb") as file:
-            file.write(os.fsencode(text))
+        try:
+            fd = os.open(_NOTE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=self._work_fd)
+            with open(fd, "wb") as file:
+                file.write(os.fsencode(text))
+        except OSError as error:
+            if error.errno not in workdir.FULL:
+                raise
 
     def release(self) -> None:
         """Let the next one in."""

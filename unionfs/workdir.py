@@ -9,7 +9,18 @@ and clears it at mount too (fs/overlayfs/super.c, ovl_workdir_create).
 import os
 import stat
 from contextlib import suppress
-from errno import EEXIST, ELOOP, ENODATA, ENOENT, ENOTDIR, ENOTEMPTY, ENOTSUP, EPERM
+from errno import (
+    EDQUOT,
+    EEXIST,
+    ELOOP,
+    ENODATA,
+    ENOENT,
+    ENOSPC,
+    ENOTDIR,
+    ENOTEMPTY,
+    ENOTSUP,
+    EPERM,
+)
 from typing import Final
 
 from unionfs.errors import FilesystemLacks, WorkdirUnusable
@@ -27,6 +38,9 @@ ORIGINS: Final = "origins"
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_EXCHANGE, _RENAME_WHITEOUT = 2, 4  # <linux/fs.h>
 
+#: Nothing can be made now.  What is there can be removed, which is what a mount is then wanted for.
+FULL: Final = (ENOSPC, EDQUOT)
+
 
 def make(parent: int, name: str, path: str) -> int:
     """Open directory `name` in `parent`, made if it is missing; returns a descriptor.
@@ -38,7 +52,21 @@ def make(parent: int, name: str, path: str) -> int:
             os.mkdir(name, 0o700, dir_fd=parent)
         return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
     except OSError as error:
-        raise WorkdirUnusable(path=path, reason=error.strerror) from None
+        advice = "; make room there first" if error.errno in FULL else ""
+        raise WorkdirUnusable(path=path, reason=f"{error.strerror}{advice}") from None
+
+
+def check(state: int, path: str) -> None:
+    """Whether what a later mount needs can be in the work directory: it is not made before that.
+
+    Raises `WorkdirUnusable`.
+    """
+    for name in (LINKS, ORIGINS):
+        with suppress(FileNotFoundError):
+            if not _is_directory(state, name):
+                raise WorkdirUnusable(
+                    path=f"{path}/{name}", reason="it is not a directory; move it away"
+                )
 
 
 def clear(scratch: int, path: str) -> None:
@@ -78,7 +106,8 @@ def remove(upper: int, name: str) -> None:
                 os.rmdir(kept, dir_fd=fd)
         os.rmdir(name, dir_fd=upper)
     except OSError as error:
-        if error.errno not in (ENOTEMPTY, EEXIST, ENOENT):
+        # ENOTDIR: what is in a directory's place is not ours to remove.
+        if error.errno not in (ENOTEMPTY, EEXIST, ENOENT, ENOTDIR):
             raise
     finally:
         os.close(fd)
@@ -88,25 +117,34 @@ def probe(scratch: int, upper: str, whiteout: Whiteout) -> bool:
     """Try what the whiteout format needs; returns whether trusted.* attributes may be written.
 
     The scratch space is empty, and is so again; to make and remove a directory in it for this
-    takes ext4 longer than all the rest.  Raises `FilesystemLacks`, which names the branch `upper`.
+    takes ext4 longer than all the rest.  On a full disk nothing can be tried: then what the
+    process may do counts.  Raises `FilesystemLacks`, which names the branch `upper`.
     """
     try:
-        fd = _make_file(scratch, upper, whiteout)
-        try:
-            trusted = _can_set(fd, OVERLAY_OPAQUE[0])
-            if whiteout == "overlay" and not trusted and not _can_set(fd, OVERLAY_OPAQUE[1]):
-                raise FilesystemLacks(
-                    path=upper,
-                    feature="extended attributes, which mark opaque directories",
-                    advice="use whiteout=aufs or another filesystem",
-                )
-        finally:
-            os.close(fd)
-        if whiteout == "overlay":
-            _probe_devices(scratch, upper)
+        return _probe(scratch, upper, whiteout)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        return may_be_trusted()
     finally:
         for name in os.listdir(scratch):
             os.unlink(name, dir_fd=scratch)
+
+
+def _probe(scratch: int, upper: str, whiteout: Whiteout) -> bool:
+    fd = _make_file(scratch, upper, whiteout)
+    try:
+        trusted = _can_set(fd, OVERLAY_OPAQUE[0])
+        if whiteout == "overlay" and not trusted and not _can_set(fd, OVERLAY_OPAQUE[1]):
+            raise FilesystemLacks(
+                path=upper,
+                feature="extended attributes, which mark opaque directories",
+                advice="use whiteout=aufs or another filesystem",
+            )
+    finally:
+        os.close(fd)
+    if whiteout == "overlay":
+        _probe_devices(scratch, upper)
     return trusted
 
 
@@ -159,6 +197,8 @@ def _probe_devices(fd: int, upper: str) -> None:
     try:
         os.mknod("whiteout", stat.S_IFCHR | 0o600, 0, dir_fd=fd)
     except OSError as error:
+        if error.errno in FULL:
+            raise
         raise FilesystemLacks(
             path=upper,
             feature=f"whiteout devices (mknod c 0 0: {error.strerror})",
@@ -170,9 +210,12 @@ def _probe_devices(fd: int, upper: str) -> None:
         (b"whiteout", b"moved", _RENAME_WHITEOUT, "RENAME_WHITEOUT"),
     ):
         if libc.renameat2(fd, old, fd, new, flag) != 0:
+            number = ctypes.get_errno()
+            if number in FULL:
+                raise OSError(number, os.strerror(number))
             raise FilesystemLacks(
                 path=upper,
-                feature=f"{name} ({os.strerror(ctypes.get_errno())})",
+                feature=f"{name} ({os.strerror(number)})",
                 advice="use whiteout=aufs or another filesystem",
             )
 

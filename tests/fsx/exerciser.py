@@ -1,6 +1,7 @@
 """The exerciser: one file reached in every way at once, and what it must contain."""
 
 import errno
+import fcntl
 import mmap
 import os
 import random
@@ -33,6 +34,7 @@ WEIGHTS = {
     "copy_range": 5,
     "direct_read": 4,
     "direct_write": 4,
+    "flags_taken_back": 3,
     "seek": 3,
     "fsync": 2,
     "drop_pages": 1,
@@ -363,6 +365,23 @@ class Exerciser:
         if done != length:
             raise self._mismatch(f"direct_write wrote {done} of {length}")
         self._put(start, data)
+
+    def _flags_taken_back(self) -> None:
+        """What was opened with O_APPEND or O_DIRECT writes anywhere without it (fcntl(F_SETFL))."""
+        fd = self._random.choice((self._appender, self._direct))
+        if fd < 0:
+            return
+        start, length = self._range(self._limit)
+        data = self._random.randbytes(length)
+        self._note(f"{'append' if fd == self._appender else 'direct'}er writes {start} +{length}")
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~(os.O_APPEND | os.O_DIRECT))
+        done = os.pwrite(fd, data, start)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+        if done != length:
+            raise self._mismatch(f"it wrote {done} of {length}")
+        if length:
+            self._put(start, data)
 
     def _seek(self) -> None:
         """What SEEK_HOLE calls a hole reads as zeros; the two lead to the end of the file."""

@@ -24,7 +24,10 @@ TREE = {
 }
 
 
-@pytest.fixture(scope="module", params=["plain", "unionfs-upper", "unionfs-lower", "unionfs-user"])
+PLACES = ["plain", "unionfs-upper", "unionfs-lower", "unionfs-passthrough", "unionfs-user"]
+
+
+@pytest.fixture(scope="module", params=PLACES)
 def mounted(request: pytest.FixtureRequest) -> Iterator[Mounted]:
     if os.geteuid() != 0 and KINDS[request.param].caller != "user":
         pytest.skip("mounting in a namespace of its own needs root")

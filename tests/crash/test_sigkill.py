@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from errno import ECONNABORTED, EIO, ENOTCONN
+from errno import ECANCELED, ECONNABORTED, EIO, ENOTCONN
 from pathlib import Path
 from zlib import crc32
 
@@ -19,6 +19,9 @@ from tests.mounted.trees import branch, build, differences
 pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(240)]
 
 WORKERS = 4
+#: What a request is answered whose daemon was killed. EIO: it was just being read (the kernel's
+#: fuse_dev_do_read); ECANCELED: it was in an io_uring, which the machine may offer.
+FROM_THE_DEAD = (ECONNABORTED, ENOTCONN, EIO, ECANCELED)
 
 #: What one worker's directory holds: path -> content, None for a directory.
 State = dict[str, bytes | None]
@@ -198,9 +201,7 @@ class Worker(threading.Thread):
                 step.act(self.root)
                 self.before = self.after
         except OSError as error:
-            # EIO is for a request that the daemon was just reading when it died (the kernel's
-            # fuse_dev_do_read).
-            if not self.killed.is_set() or error.errno not in (ECONNABORTED, ENOTCONN, EIO):
+            if not self.killed.is_set() or error.errno not in FROM_THE_DEAD:
                 self.failure = error
         except BaseException as error:
             self.failure = error

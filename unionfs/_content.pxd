@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Data, attributes and extended attributes of one node, which comes pinned."""
+"""Data and attributes of one node, which comes pinned."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from unionfs._nodes cimport Handle, Node, Table
@@ -23,10 +23,3 @@ cdef int content_fallocate(Table *t, Op *op, Node *n, uint64_t handle, int mode,
 cdef int64_t content_copy_range(Table *t, Op *op, Node *source, uint64_t source_handle,
                                 uint64_t source_offset, Node *n, uint64_t handle,
                                 uint64_t offset, uint64_t length) noexcept nogil
-cdef int64_t content_getxattr(Table *t, Node *n, const char *name, char *buffer,
-                              size_t size) noexcept nogil
-cdef int64_t content_listxattr(Table *t, const Op *op, Node *n, char *buffer,
-                               size_t size) noexcept nogil
-cdef int content_setxattr(Table *t, Op *op, Node *n, const char *name, const char *value,
-                          size_t size, int flags, bint kill_sgid) noexcept nogil
-cdef int content_removexattr(Table *t, Op *op, Node *n, const char *name) noexcept nogil

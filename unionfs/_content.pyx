@@ -1,24 +1,12 @@
 # cython: language_level=3
-"""Data, attributes and extended attributes of one node.
+"""Data and attributes of one node.
 
 I/O goes by node, not by what was opened when: after a copy-up every old descriptor and mapping sees
 the copy. Only where OPEN is kept a handle holds a descriptor of its own, with the rights of the
 moment of opening, and even that gives way once its file has been copied up.
 """
-from libc.errno cimport (
-    EBADF,
-    EINVAL,
-    EISDIR,
-    ENODATA,
-    ENOMEM,
-    EOPNOTSUPP,
-    EPERM,
-    ERANGE,
-    ESTALE,
-)
+from libc.errno cimport EBADF, EINVAL, EISDIR, EPERM, ESTALE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, strcmp, strncmp
 
 from unionfs._backing cimport backing_part
 from unionfs._copy cimport copy_sync
@@ -28,11 +16,7 @@ from unionfs._dropbehind cimport STREAM_LEAST, drop_behind
 from unionfs._guard cimport guard_attributes, guard_change
 from unionfs._handles cimport handle_find_locked, handle_new
 from unionfs._identity cimport keep_origin
-from unionfs._idmap cimport (
-    CAPABILITY_SIZE,
-    NO_ID,
-    id_store,
-)
+from unionfs._idmap cimport NO_ID, id_store
 from unionfs._lookup cimport dir_look_again, need_upper
 from unionfs._nodes cimport Handle, Node, Ref, Table
 from unionfs._operations cimport (
@@ -60,15 +44,7 @@ from unionfs._owner cimport (
     owner_stat,
     owner_without_set_ids,
 )
-from unionfs._reach cimport (
-    node_data_ref,
-    node_getxattr,
-    node_listxattr,
-    node_open,
-    node_path_ref,
-    node_set_xattr,
-    node_stat,
-)
+from unionfs._reach cimport node_data_ref, node_open, node_path_ref, node_stat
 from unionfs._sys cimport (
     AT_EMPTY_PATH,
     O_ACCMODE,
@@ -101,25 +77,13 @@ from unionfs._sys cimport (
     sys_pread,
     sys_pwrite,
     sys_readlinkat,
-    sys_removexattr,
     sys_reopen,
     sys_set_flags,
-    sys_setxattr,
     sys_splice,
     sys_statx,
     sys_sync_directory,
     sys_truncate,
     sys_utimens,
-)
-from unionfs._xattrs cimport (
-    XATTR_LIMIT,
-    XATTR_NAME_SIZE,
-    xattr_has_ids,
-    xattr_is_acl,
-    xattr_show_ids,
-    xattr_show_list,
-    xattr_store_ids,
-    xattr_to_disk,
 )
 
 cdef enum:
@@ -504,129 +468,3 @@ cdef int64_t content_copy_range(Table *t, Op *op, Node *source, uint64_t source_
         ref_drop(t, &to_ref)
     ref_drop(t, &from_ref)
     return r
-
-
-# --- extended attributes -------------------------------------------------------------------
-
-cdef int64_t get_with_ids(Table *t, Node *n, const char *name, char *buffer,
-                          size_t size) noexcept nogil:
-    cdef char *value = <char *>malloc(XATTR_LIMIT)
-    cdef int64_t r
-    if value == NULL:
-        return -ENOMEM
-    r = node_getxattr(t, n, name, value, XATTR_LIMIT)
-    if r > 0:
-        r = xattr_show_ids(t, name, value, r)
-    if r > 0 and size:
-        if <size_t>r > size:
-            r = -ERANGE
-        else:
-            memcpy(buffer, value, <size_t>r)
-    free(value)
-    return r
-
-
-cdef int64_t content_getxattr(Table *t, Node *n, const char *name, char *buffer,
-                              size_t size) noexcept nogil:
-    cdef char stored[XATTR_NAME_SIZE]
-    if not t.acls and xattr_is_acl(name):
-        return -EOPNOTSUPP
-    if xattr_to_disk(name, stored) < 0:
-        return -ENODATA         # too long to have been stored
-    if xattr_has_ids(t, name):
-        return get_with_ids(t, n, name, buffer, size)
-    return node_getxattr(t, n, stored, buffer, size)
-
-
-cdef int64_t content_listxattr(Table *t, const Op *op, Node *n, char *buffer,
-                               size_t size) noexcept nogil:
-    cdef char *names
-    cdef int64_t r = node_listxattr(t, n, NULL, 0)
-    if r <= 0:
-        return r
-    names = <char *>malloc(XATTR_LIMIT)
-    if names == NULL:
-        return -ENOMEM
-    r = node_listxattr(t, n, names, XATTR_LIMIT)
-    if r > 0:
-        r = xattr_show_list(t, names, r, op == NULL or op.uid == 0)
-    if r > 0 and size:
-        if <size_t>r > size:
-            r = -ERANGE
-        else:
-            memcpy(buffer, names, <size_t>r)
-    free(names)
-    return r
-
-
-cdef int store_xattr(Table *t, int fd, const char *name, const char *value, size_t size,
-                     int flags) noexcept nogil:
-    """setxattr(2) of a value as it is on the mount."""
-    cdef char *mapped
-    cdef int64_t r
-    if not xattr_has_ids(t, name):
-        return sys_setxattr(fd, name, value, size, flags)
-    mapped = <char *>malloc(size + CAPABILITY_SIZE)
-    if mapped == NULL:
-        return -ENOMEM
-    memcpy(mapped, value, size)
-    r = xattr_store_ids(t, name, mapped, <int64_t>size)
-    if r >= 0:
-        r = sys_setxattr(fd, name, mapped, <size_t>r, flags)
-    free(mapped)
-    return <int>r
-
-
-cdef int content_setxattr(Table *t, Op *op, Node *n, const char *name, const char *value,
-                          size_t size, int flags, bint kill_sgid) noexcept nogil:
-    cdef char stored[XATTR_NAME_SIZE]
-    cdef Ref ref
-    cdef Stat st
-    cdef int r = xattr_to_disk(name, stored)
-    if not t.acls and xattr_is_acl(name):
-        r = -EOPNOTSUPP
-    if r == 0:
-        r = guard_change(n)
-    if r == 0:
-        r = need_upper(t, op, n, WHOLE_SIZE)
-    if r == 0:
-        r = node_path_ref(t, n, &ref)
-    if r != 0:
-        return r
-    if strcmp(name, b"system.posix_acl_access") == 0:
-        r = keep_origin(t, n, ref.fd, 0)        # it sets the mode as well
-    if r == 0:
-        r = store_xattr(t, ref.fd, stored, value, size, flags)
-    node_set_xattr(t, n)
-    if r == 0 and kill_sgid:
-        r = owner_stat(t, 0, ref.fd, &st)
-        if r == 0 and st.stx_mode & S_ISGID:
-            r = owner_chmod(t, ref.fd, st.stx_mode & 0o7777 & ~S_ISGID)
-    ref_drop(t, &ref)
-    return r
-
-
-cdef int content_removexattr(Table *t, Op *op, Node *n, const char *name) noexcept nogil:
-    cdef char stored[XATTR_NAME_SIZE]
-    cdef Ref ref
-    cdef int64_t r = xattr_to_disk(name, stored)
-    if r < 0:
-        return -ENODATA
-    # What is not there is not worth a copy-up. (Removing an ACL that is not there succeeds,
-    # acl(5).)
-    r = content_getxattr(t, n, name, NULL, 0)
-    if r == -ENODATA and strncmp(name, b"system.posix_acl_", 17) == 0:
-        return 0
-    if r >= 0:
-        r = guard_change(n)
-    if r < 0:
-        return <int>r
-    r = need_upper(t, op, n, WHOLE_SIZE)
-    if r == 0:
-        r = node_path_ref(t, n, &ref)
-    if r != 0:
-        return <int>r
-    r = sys_removexattr(ref.fd, stored)
-    node_set_xattr(t, n)
-    ref_drop(t, &ref)
-    return <int>r

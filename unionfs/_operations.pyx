@@ -6,8 +6,8 @@ modules is their order of knowledge: each cimports functions only from those bef
 
     _sys  _idmap  _caller  _override  _descriptors  _nodes  _directories  _reach  _handles
     _owner  _xattrs  _marks  _state  _identity  _links  _listing  _guard  _copy  _redirect
-    _lookup  _make  _remove  _rename  _backing  _dropbehind  _content  _readdir  _operations
-    _tree
+    _lookup  _make  _remove  _rename  _backing  _dropbehind  _content  _values  _readdir
+    _operations  _tree
 """
 from libc.errno cimport EINVAL, ENAMETOOLONG, ENOENT, EPERM, EROFS, ESTALE
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
@@ -18,15 +18,11 @@ from unionfs._content cimport (
     content_copy_range,
     content_fallocate,
     content_fsync,
-    content_getxattr,
-    content_listxattr,
     content_lseek,
     content_open,
     content_read,
     content_readlink,
-    content_removexattr,
     content_setattr,
-    content_setxattr,
     content_write,
 )
 from unionfs._copy cimport copy_up
@@ -67,6 +63,7 @@ from unionfs._sys cimport (
     sys_fstatfs,
     sys_give_back,
 )
+from unionfs._values cimport value_get, value_list, value_remove, value_set
 
 
 # --- nodes ---------------------------------------------------------------------------------
@@ -456,7 +453,7 @@ cdef int64_t tree_getxattr(Table *t, Op *op, uint64_t node, const char *name, ch
     cdef int64_t r
     if n == NULL:
         return -ESTALE
-    r = content_getxattr(t, n, name, buffer, size)
+    r = value_get(t, n, name, buffer, size)
     node_unpin(t, n)
     return r
 
@@ -467,7 +464,7 @@ cdef int64_t tree_listxattr(Table *t, Op *op, uint64_t node, char *buffer,
     cdef int64_t r
     if n == NULL:
         return -ESTALE
-    r = content_listxattr(t, op, n, buffer, size)
+    r = value_list(t, op, n, buffer, size)
     node_unpin(t, n)
     return r
 
@@ -478,7 +475,7 @@ cdef int tree_setxattr(Table *t, Op *op, uint64_t node, const char *name, const 
     cdef int r
     if n == NULL:
         return -ESTALE
-    r = content_setxattr(t, op, n, name, value, size, flags, kill_sgid)
+    r = value_set(t, op, n, name, value, size, flags, kill_sgid)
     node_unpin(t, n)
     return r
 
@@ -488,7 +485,7 @@ cdef int tree_removexattr(Table *t, Op *op, uint64_t node, const char *name) noe
     cdef int r
     if n == NULL:
         return -ESTALE
-    r = content_removexattr(t, op, n, name)
+    r = value_remove(t, op, n, name)
     node_unpin(t, n)
     return r
 

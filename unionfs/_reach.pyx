@@ -15,7 +15,7 @@ from unionfs._descriptors cimport (
     ref_drop,
 )
 from unionfs._directories cimport dir_ref
-from unionfs._idmap cimport id_show_owner
+from unionfs._idmap cimport NO_ID, id_show_owner
 from unionfs._nodes cimport (
     ATTEMPTS,
     NAME_LIMIT,
@@ -51,6 +51,7 @@ from unionfs._sys cimport (
     sys_open_beneath,
     sys_statx,
 )
+from unionfs._unmapped cimport unmapped_show_group
 
 
 cdef int node_place(Table *t, Node *n, Ref *directory, char *text, uint32_t *seq) noexcept nogil:
@@ -132,9 +133,12 @@ cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil:
 
 
 cdef void node_show(Table *t, const Node *n, Stat *st) noexcept nogil:
+    cdef bint no_group = st.stx_gid == NO_ID and t.unmapped != NULL
     if t.maps_ids:
         st.stx_uid = id_show_owner(&t.uids, st.stx_uid)
         st.stx_gid = id_show_owner(&t.gids, st.stx_gid)
+    if no_group and st.stx_gid == NO_ID:
+        unmapped_show_group(t.unmapped, st)
     mutex_lock(&t.lock)
     st.stx_ino = n.ino
     if (n.dir != NULL and st.stx_ctime.tv_nsec == n.dir.made_ctime.tv_nsec

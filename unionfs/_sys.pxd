@@ -31,6 +31,7 @@ cdef extern from *:
     #include <sys/eventfd.h>
     #include <sys/ioctl.h>
     #include <sys/mount.h>
+    #include <sys/prctl.h>
     #include <sys/socket.h>
     #include <sys/stat.h>
     #include <sys/statfs.h>
@@ -347,6 +348,9 @@ cdef extern from *:
             pthread_sigmask(SIG_SETMASK, &before, NULL);
         return r;
     }
+    static inline void sys_name_process(const char *name) { /* at most 15 bytes, for ps(1) */
+        prctl(PR_SET_NAME, name);
+    }
     static inline void sys_exit(void) { _exit(0); }
     static inline int sys_wait(int pid) { return NEG(waitpid(pid, NULL, 0)); }
     /* Closes every descriptor but one, which becomes 0. */
@@ -562,6 +566,7 @@ cdef extern from *:
     int sys_receive(int socket, void *buffer, size_t size) noexcept nogil
     int sys_socketpair(int *ends) noexcept nogil
     int sys_fork() noexcept nogil
+    void sys_name_process(const char *name) noexcept nogil
     void sys_exit() noexcept nogil
     int sys_wait(int pid) noexcept nogil
     int sys_keep_only(int fd) noexcept nogil

@@ -28,6 +28,10 @@ cdef Unmapped *unmapped_new(uint32_t uid, uint32_t gid, const char *uid_map,
                             const char *gid_map) noexcept nogil
 cdef void unmapped_free(Unmapped *u) noexcept nogil
 
+# A group without an id on the mount: it becomes the overflow group where its members, if it
+# has any here, have the same rights as others. Unlike NO_ID it leaves the file to its owner.
+cdef void unmapped_show_group(const Unmapped *u, Stat *st) noexcept nogil
+
 cdef void unmapped_ask(Unmapped *u, int dirfd, const char *file, Stat *st) noexcept nogil
 
 # The file in a directory, or behind the descriptor if `file` is empty, has been asked for its

@@ -15,6 +15,9 @@ from unionfs._sys cimport (
     O_DIRECTORY,
     O_PATH,
     O_WRONLY,
+    S_IFDIR,
+    S_IFMT,
+    S_ISGID,
     W_OK,
     Stat,
     mutex_destroy,
@@ -28,6 +31,7 @@ from unionfs._sys cimport (
     sys_getxattr,
     sys_getxattrat,
     sys_keep_only,
+    sys_name_process,
     sys_open,
     sys_open_beneath,
     sys_own_user_namespace,
@@ -91,6 +95,7 @@ cdef void look_out(int socket) noexcept nogil:
     cdef int fd, size
     if sys_keep_only(socket) < 0 or sys_own_user_namespace() < 0:
         return
+    sys_name_process(b"unionfs-lookout")
     # Not by number: the daemon's /proc may be that of another namespace of processes.
     fd = sys_open(b"/proc/self", O_PATH | O_DIRECTORY)
     if fd < 0 or sys_send_fd(0, fd, b"", 1) < 0:
@@ -214,3 +219,11 @@ cdef void unmapped_ask(Unmapped *u, int dirfd, const char *file, Stat *st) noexc
         st.stx_uid = NO_ID
     if st.stx_gid == u.gid and not (told and answer.gid != u.gid and answer.gid != NO_ID):
         st.stx_gid = NO_ID
+
+
+cdef void unmapped_show_group(const Unmapped *u, Stat *st) noexcept nogil:
+    cdef uint32_t mode = st.stx_mode
+    # With an ACL the group's bits are its mask, which bounds what the group has.
+    if st.stx_uid != NO_ID and (mode >> 3 & 7) == (mode & 7) and (
+            not mode & S_ISGID or mode & S_IFMT == S_IFDIR):
+        st.stx_gid = u.gid

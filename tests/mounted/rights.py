@@ -22,7 +22,12 @@ def _read(path: str) -> None:
 
 
 def _write(path: str) -> None:
-    os.close(os.open(path, os.O_WRONLY))
+    """What is there already."""
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, CONTENT)
+    finally:
+        os.close(fd)
 
 
 def _enter(path: str) -> None:
@@ -43,6 +48,9 @@ def _run(path: str) -> None:
 def _chmod(path: str) -> None:
     os.chmod(path, os.stat(path).st_mode & 0o7777)
 
+
+#: Of every file.
+CONTENT = b"content"
 
 _BOTH: dict[str, Callable[[str], object]] = {"chmod": _chmod, "touch": os.utime}
 FILE: dict[str, Callable[[str], object]] = {"read": _read, "write": _write, "run": _run, **_BOTH}

@@ -190,6 +190,7 @@ def test_a_file_of_an_owner_without_an_id_here_is_not_copied(tmp_path: Path) -> 
     for name, ids in (("user", (5, 0)), ("group", (0, 6)), ("known", (6, 5))):
         (union.lower / name).touch()
         os.chown(union.lower / name, *ids)
+        (union.lower / name).chmod(0o640)
     assert owner(union.stat("user")) == (NOBODY, 0)
     assert owner(union.stat("group")) == (0, NOBODY)
     assert owner(union.stat("known")) == (6, 5)
@@ -197,6 +198,9 @@ def test_a_file_of_an_owner_without_an_id_here_is_not_copied(tmp_path: Path) -> 
         fails_with(EOVERFLOW, partial(union.tree.setattr, node, uid=0, gid=0))
     assert os.listdir(union.upper) == os.listdir(union.work) == []
     union.tree.setattr(union.node("known"), mode=0o600)
+    # Without rights of its own a group is no reason to keep the owner out.
+    (union.lower / "group").chmod(0o644)
+    assert owner(union.stat("group")) == (0, 6)
     # Where every file has one owner, an unknown one is no obstacle.
     union.restart(squash_uid=1, squash_gid=2)
     assert owner(union.tree.setattr(union.node("user"), mode=0o600)) == (1, 2)

@@ -23,6 +23,9 @@ from distutils.sysconfig import customize_compiler
 HERE = Path(__file__).parent
 VERSION = runpy.run_path(str(HERE / "unionfs/version.py"))["VERSION"]
 
+#: How many modules are translated and compiled at a time.
+JOBS = len(os.sched_getaffinity(0))
+
 Options.warning_errors = os.environ.get("UNIONFS_WERROR") == "1"
 
 extensions = [
@@ -86,9 +89,11 @@ setup(
     ext_modules=cythonize(
         extensions,
         build_dir="build/cython",
+        nthreads=JOBS if JOBS > 1 else 0,  # 0: without processes of its own
         compiler_directives={"language_level": "3", "embedsignature": False, "cdivision": True},
     ),
     # Of these are PROGRAMS made.
     scripts=["programs/beside.h", "programs/command.c", "programs/quickmount.c"],
+    options={"build_ext": {"parallel": JOBS}},
     cmdclass={"build_scripts": BuildPrograms},
 )

@@ -34,6 +34,9 @@ __all__ = ["chance"]
 
 _base = pytest.StashKey[Path]()
 
+#: Most of it is never written. In bytes.
+_FILESYSTEM_SIZE = 24 << 30
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--times", type=Path, metavar="FILE", help="store how long each test took")
@@ -52,6 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if _filesystem(parent) in ("tmpfs", "overlay"):
         parent = "/var/tmp"
     base = Path(tempfile.mkdtemp(prefix="unionfs-", dir=parent))
+    if os.geteuid() == 0:
+        _fill_with_a_filesystem(base)
     base.chmod(0o1777)
     os.environ["TMPDIR"] = tempfile.tempdir = str(base)
     os.environ.pop("PYTHONUNBUFFERED", None)  # it hides what a program forgets to flush
@@ -76,6 +81,7 @@ def pytest_terminal_summary(
         terminalreporter.line(seeds.how_to_repeat(config))
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the searches (`long`), or all else."""
     wanted = config.getoption("--long")
@@ -85,6 +91,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [
             item for item in items if (item.get_closest_marker("long") is None) is not wanted
         ]
+
+
+def _fill_with_a_filesystem(directory: Path) -> None:
+    """Mount a new ext4 there that waits for no disk; where none can be, change nothing.
+
+    Making files where many were just removed takes ext4 ten times as long (recently_deleted() in
+    fs/ext4/ialloc.c), and that is what runs of these tests do to each other.
+    """
+    image = directory.with_suffix(".img")
+    try:
+        with image.open("wb") as file:
+            file.truncate(_FILESYSTEM_SIZE)
+        for command in (
+            ("mkfs.ext4", "-q", "-m", "0", "-E", "nodiscard,lazy_journal_init=1", image),
+            ("mount", "-o", "loop,barrier=0,noinit_itable", image, directory),
+        ):
+            subprocess.run(command, check=True, capture_output=True)
+        (directory / "lost+found").rmdir()
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pass  # no mkfs, or no loop devices, as in many containers
+    finally:
+        image.unlink()
 
 
 def _filesystem(path: str) -> str:

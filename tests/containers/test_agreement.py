@@ -15,20 +15,22 @@ pytestmark = [pytest.mark.container, pytest.mark.timeout(290)]
 
 
 _SLOW = {
-    "apt, dpkg, pip and npm in a Debian root",
-    "apt and dpkg in an image of debootstrap",
-    "100 layers",
+    "apt, dpkg, pip and npm in a Debian root": "two engines install and remove many packages",
+    "apt and dpkg in an image of debootstrap": "two engines install and remove many packages",
+    "100 layers": "two engines build a hundred layers",
+    "build, a layer for each step": "two engines build an image of many layers",
 }
+
+
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    if name not in _SLOW:
+        return []
+    return [pytest.mark.slow(reason=_SLOW[name]), pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(
-            name, marks=[pytest.mark.slow, pytest.mark.timeout(900)] if name in _SLOW else []
-        )
-        for name in STEPS
-    ],
+    [pytest.param(name, marks=_marks(name)) for name in STEPS],
 )
 def test_a_step_leaves_the_same_as_over_kernel_overlayfs(
     name: str, who: Who, engines: Engines

@@ -20,7 +20,11 @@ __all__ = ["place"]
 
 MOUNTS = int(os.environ.get("UNIONFS_TEST_MOUNTS", "50"))
 
-pytestmark = [pytest.mark.container, pytest.mark.timeout(300 + 4 * MOUNTS), pytest.mark.slow]
+pytestmark = [
+    pytest.mark.container,
+    pytest.mark.timeout(300 + 4 * MOUNTS),
+    pytest.mark.slow(reason=f"{MOUNTS} mounts, more than once"),
+]
 
 #: What a mount at rest may hold for itself, in bytes.
 PRIVATE_MEMORY = 8_000_000

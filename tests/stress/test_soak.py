@@ -15,7 +15,7 @@ STEADY = [Sample(i, i, 5_000_000 + i % 7 * 4096, 100 + i % 3, 500 + i % 200) for
 
 @needs_root
 @only_unionfs
-@pytest.mark.slow
+@pytest.mark.slow(reason="growth shows over many creations and look-ups only")
 @pytest.mark.timeout(300)
 def test_nothing_grows(memory: Path) -> None:
     samples = list(soak(memory, cycles=24_000, lookups=120_000, rounds=24))

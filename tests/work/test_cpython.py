@@ -75,7 +75,7 @@ def verdicts(report: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="a module of CPython's own tests, on the mount and beside it")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "module",

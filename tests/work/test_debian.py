@@ -114,7 +114,7 @@ def test_install_upgrade_and_purge(twins: Twins, place: Path) -> None:
     twins.work(make, job)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="debootstrap downloads a root once and unpacks it twice")
 @needs_root
 @pytest.mark.timeout(900)
 def test_debootstrap_makes_a_root_on_the_mount(place: Path) -> None:

@@ -59,7 +59,7 @@ def test_in_the_upper(memory: Path) -> None:
         check_and_remove(union, directory)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="makes, looks up and removes 100,000 names")
 @needs_root
 def test_in_a_lower(memory: Path) -> None:
     union = Union(memory, lowers=2)

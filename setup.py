@@ -58,6 +58,8 @@ PROGRAMS = {
             ("unionfs-mountd", "mountd"),
             ("unionfs-status", "status"),
             ("unionfs-where", "where"),
+            # What umount(8) looks for: "umount." and the filesystem's type.
+            ("umount.fuse.unionfs-mount", "umount"),
         )
     },
 }

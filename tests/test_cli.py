@@ -223,7 +223,7 @@ def test_every_command_by_its_script_and_as_a_verb(verb: str) -> None:
 def test_no_such_verb(argv: tuple[str, ...]) -> None:
     done = run(sys.executable, "-m", "unionfs", *argv)
     assert done.returncode == 2
-    assert done.stderr == "usage: python -m unionfs {check,mount,mountd,status,where} ...\n"
+    assert done.stderr == "usage: python -m unionfs {check,mount,mountd,status,umount,where} ...\n"
 
 
 def test_before_mounting_little_is_imported() -> None:

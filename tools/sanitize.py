@@ -83,7 +83,7 @@ def write_commands(directory: Path) -> Path:
     The installed ones (programs/command.c) start one without PYTHONPATH and LD_PRELOAD.
     """
     directory.mkdir(exist_ok=True)
-    for verb in ("check", "mount", "mountd", "status", "where"):
+    for verb in ("check", "mount", "mountd", "status", "umount", "where"):
         script = directory / f"unionfs-{verb}"
         code = "import sys; from unionfs.__main__ import installed; "
         code += f'sys.argv.insert(0, ""); installed("{verb}")'

@@ -6,7 +6,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
-VERBS = ("check", "mount", "mountd", "status", "where")
+VERBS = ("check", "mount", "mountd", "status", "umount", "where")
 
 
 def main() -> int:

@@ -1,15 +1,16 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The two extended attributes by which a mount tells about itself, as JSON.
 
-`user.unionfs.status` on the root: the counters of the mount.
-`user.unionfs.where` on any node: which branch it comes from.  A path of the host is told only
-to the user the daemon runs as, and only where that user looks at the daemon's own root directory:
+`user.unionfs.status` on the root: the counters of the mount, and the process that serves it.
+`user.unionfs.where` on any node: which branch it comes from.  A path or a process of the host is
+told only to the user the daemon runs as, and only where that user looks at the daemon's own root directory:
 in a container the same number is somebody else.
 """
 from libc.errno cimport ENODATA, ERANGE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport strcmp, strlen
+from posix.unistd cimport getpid
 
 from unionfs._channel cimport PLANES, Call, Channel, Counter, atomic_get, opcode_name
 from unionfs._operations cimport TreeStats, tree_stats, tree_where
@@ -143,7 +144,20 @@ cdef void put_counters(Text *text, Channel *channel) noexcept nogil:
     put_text(text, b"}")
 
 
-cdef void put_status(Text *text, Channel *channel) noexcept nogil:
+cdef bint may_know_the_host(Call *call) noexcept nogil:
+    """See the module's text. pid 0 is a caller outside the daemon's pid namespace."""
+    cdef char path[32]
+    cdef RootStat root
+    if call.header.uid != call.channel.owner or call.header.pid == 0:
+        return False
+    snprintf(path, sizeof(path), "/proc/%u/root", <unsigned>call.header.pid)
+    if follow_stat(path, &root) < 0:
+        return False
+    return root.st_dev == call.channel.root_dev and root.st_ino == call.channel.root_ino
+
+
+cdef void put_status(Text *text, Call *call) noexcept nogil:
+    cdef Channel *channel = call.channel
     cdef TreeStats stats
     cdef int threads, queued, readers
     tree_stats(channel.table, &stats)
@@ -172,20 +186,10 @@ cdef void put_status(Text *text, Channel *channel) noexcept nogil:
     put_field(text, b"passthrough", channel.passthrough)
     put_field(text, b"refused_replies", atomic_get(&channel.refused))
     put_field(text, b"malformed", atomic_get(&channel.malformed))
+    if may_know_the_host(call):
+        put_field(text, b"pid", <uint64_t>getpid())
     put_counters(text, channel)
     put_text(text, b"}")
-
-
-cdef bint may_know_the_host(Call *call) noexcept nogil:
-    """See the module's text. pid 0 is a caller outside the daemon's pid namespace."""
-    cdef char path[32]
-    cdef RootStat root
-    if call.header.uid != call.channel.owner or call.header.pid == 0:
-        return False
-    snprintf(path, sizeof(path), "/proc/%u/root", <unsigned>call.header.pid)
-    if follow_stat(path, &root) < 0:
-        return False
-    return root.st_dev == call.channel.root_dev and root.st_ino == call.channel.root_ino
 
 
 cdef int put_where(Text *text, Call *call) noexcept nogil:
@@ -228,7 +232,7 @@ cdef int64_t own_xattr(Call *call, const char *name) noexcept nogil:
     if is_where(name):
         result = put_where(&text, call)
     elif call.header.nodeid == ROOT_NODE:
-        put_status(&text, call.channel)
+        put_status(&text, call)
     else:
         result = -ENODATA
     if result < 0:

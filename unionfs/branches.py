@@ -138,16 +138,26 @@ class BranchStack:
         if self.upper is not None and self._options.workdir is None:
             workdir.remove(self.upper.fd, workdir.DEFAULT_NAME)
 
-    def close(self) -> None:
-        """Close every descriptor."""
-        for branch in self.branches:
+    def close_lowers(self) -> None:
+        """Close the lowers: their filesystems can be unmounted, as far as it is up to us."""
+        for branch in self.lowers:
             os.close(branch.fd)
-        self.upper = None
         self.lowers = []
+
+    def close_all_but_upper(self) -> None:
+        """Close every descriptor but the upper's, which can be written out by it."""
+        self.close_lowers()
         for fd in (self.upper_fd, self.work_fd, self.state_fd):
             if fd is not None:
                 os.close(fd)
         self.upper_fd = self.work_fd = self.state_fd = None
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        self.close_all_but_upper()
+        if self.upper is not None:
+            os.close(self.upper.fd)
+        self.upper = None
 
     def __enter__(self) -> Self:
         return self

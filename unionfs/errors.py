@@ -229,6 +229,13 @@ class InterpreterMissing(UnionfsError):
     exit_code = 47
 
 
+class UnmountFailed(UnionfsError):
+    """The kernel or fusermount3 did not unmount."""
+
+    message = "unmounting {path} failed: {reason}"
+    exit_code = 48
+
+
 # --- talking to a mount ---
 
 

@@ -91,6 +91,21 @@ def detach(mountpoint: str) -> None:
             raise
 
 
+def unmount(mountpoint: str, *, lazily: bool, forced: bool) -> None:
+    """umount2(2), or fusermount3 for an ordinary user.  Raises OSError."""
+    if os.geteuid() == 0:
+        flags = _mount.UMOUNT_NOFOLLOW
+        flags |= _mount.MNT_DETACH if lazily else 0
+        flags |= _mount.MNT_FORCE if forced else 0
+        _mount.umount(mountpoint, flags)
+        return
+    words = ["-u", *(["-z"] if lazily or forced else []), "--", mountpoint]
+    with _fusermount(words, {}, []) as helper:
+        _, complaint = helper.communicate()
+    if helper.returncode != 0:
+        raise OSError(EBUSY, complaint.strip().removeprefix("fusermount3: "), mountpoint)
+
+
 def _flush(mountpoint: str) -> None:
     """Have the kernel send what it holds back: unmounting does that too, but not lazily."""
     fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -89,6 +89,9 @@ class Session:
             if not options.volatile:
                 # Last: the next mount of this upper need not wait for the disk.
                 undo.callback(write_out, stack.upper)
+            # umount(2) does not wait for us, and the disk may take its time: meanwhile only the
+            # upper's filesystem is busy, and answers EBUSY, before it is written out, on purpose.
+            undo.callback(stack.close_all_but_upper)
             undo.callback(lock.release)
             undo.callback(_unseen, stack.upper.fd, stack.remove_workdir)
             _unseen(stack.upper.fd, stack.open_workdir)
@@ -194,6 +197,7 @@ class Session:
         What is still open on the mount loses its connection (ENOTCONN); what was written
         through it is written out before.  Raises `NotWrittenOut` when the disk failed.
         """
+        self._stack.close_lowers()  # the tree has its own, in clones of their mounts
         with self._late:
             self._undo.close()
 

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from unionfs import _mount, workdir
+from unionfs import _mount, kernel, mounttable, workdir
 from unionfs.branches import Branch, BranchStack
 from unionfs.errors import NotWrittenOut, UpperBusy
 from unionfs.options import MountOptions
@@ -85,6 +85,9 @@ class UpperLock:
                 pid, _, mountpoint = os.fsdecode(file.read()).partition(" ")
         except OSError:
             return "(unknown)", "a place it did not tell"
+        other = mounttable.elsewhere_at(mountpoint, kernel.KIND)
+        if other is not None:
+            mountpoint += f" in the mount namespace of process {other} (nsenter -m -t {other})"
         return pid, mountpoint
 
     def _close(self) -> None:

@@ -3,8 +3,8 @@
 
 `user.unionfs.status` on the root: the counters of the mount, and the process that serves it.
 `user.unionfs.where` on any node: which branch it comes from.  A path or a process of the host is
-told only to the user the daemon runs as, and only where that user looks at the daemon's own root directory:
-in a container the same number is somebody else.
+told only to the user the daemon runs as, and only where that user looks at the daemon's own root
+directory: in a container the same number is somebody else.
 """
 from libc.errno cimport ENODATA, ERANGE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t

@@ -4,16 +4,19 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from unionfs.cli import check, mount, mountd, printable, status, where
+from unionfs.cli import CLOSED_PIPE, check, mount, mountd, printable, status, where
 from unionfs.cli.mount import read_arguments
+from unionfs.daemons import Daemon
 from unionfs.errors import UnionfsError, UsageError
 from unionfs.options import KERNEL_FLAGS, OPTIONS, REFUSED, MountOptions
 from unionfs.version import VERSION
+from unionfs.xattrs import STATUS, WHERE
 
 
 def options(*argv: str) -> MountOptions:
@@ -168,6 +171,83 @@ def test_not_on_a_union(
     assert "not on a mounted union" in capsys.readouterr().err
     assert command.main([str(tmp_path / "nowhere")]) == 51  # type: ignore[attr-defined]
     assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [status, where])
+@pytest.mark.parametrize(
+    "value",
+    [b'"garbage{', b"[]", b"{}", b"\xff\x00\xfe", b"[1]", b'{"requests":[]}', b'{"branch":0}'],
+)
+def test_an_attribute_that_a_file_s_owner_has_set(
+    command: ModuleType, value: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for name in (STATUS, WHERE if os.geteuid() == 0 else "user.unionfs.where"):
+        try:
+            os.setxattr(file, name, value)
+        except OSError as error:
+            pytest.skip(f"{tmp_path} stores no attributes ({error.strerror})")
+    assert command.main([str(file)]) == 50
+    assert "not on a mounted union" in capsys.readouterr().err
+
+
+def test_where_goes_on_behind_a_missing_path(
+    mounted: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    point = mounted()
+    for name in "ab":
+        (point / name).touch()
+    assert where.main([str(point / name) for name in ("a", "missing", "b")]) == 51
+    out, err = capsys.readouterr()
+    assert [line.rpartition("/")[2] for line in out.splitlines()] == ["a", "b"]
+    assert "missing" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("mount", "--help"), ("mount", "--help-status"), ("check", "--help"), ("status",)],
+)
+def test_a_closed_pipe_is_no_traceback(words: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "unionfs", *words], stdout=write, stderr=subprocess.PIPE, timeout=60
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (CLOSED_PIPE, b"")
+
+
+def test_output_that_nothing_can_take() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "unionfs", "mount", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 51
+    assert "standard output cannot be used (No space left on device): make room" in done.stderr
+
+
+def test_a_list_of_mounts() -> None:
+    lines = list(
+        status.render_list(
+            [
+                Daemon(1, 40, "/here", True, False),
+                Daemon(2, 41, "/left", False, True),
+                Daemon(3, 42, "/inside", False, False),
+                Daemon(4, 43, None, False, False),
+            ]
+        )
+    )
+    assert lines[1] == "       1  /here"
+    assert "end it with: kill 2" in lines[2]
+    assert "in another mount namespace" in lines[3]
+    assert "still writes out" in lines[4]
+    assert list(status.render_list([])) == ["no union of this user is mounted"]
 
 
 def test_status_as_text() -> None:

@@ -2,6 +2,7 @@
 
 import re
 import string
+from errno import ENOENT, ENOTCONN
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,27 @@ def test_message_is_one_line_made_of_its_details(error: type[UnionfsError]) -> N
     assert not text.endswith(".")
     assert all(f"<{name}>" in text for name in fields)
     assert instance.details == {name: f"<{name}>" for name in fields}
+
+
+def test_long_paths_are_shortened_at_both_ends() -> None:
+    path = "/begin/" + "x" * 300 + "/end"
+    error = errors.BranchTwice(path=path, other="/short")
+    assert error.details["path"] == path
+    assert "/begin/xx" in str(error)
+    assert "xx/end and /short" in str(error)
+    assert len(str(error)) < 250
+    assert errors.shortened("/a" * 60) == "/a" * 60
+
+
+def test_what_the_system_says_comes_with_what_to_do() -> None:
+    gone = errors.explained(OSError(ENOENT, "?"))
+    assert gone == {
+        "reason": "No such file or directory",
+        "advice": "correct the path or create it",
+    }
+    assert "unmount" in errors.explained(OSError(ENOTCONN, "?"), ENOENT="no")["advice"]
+    assert errors.explained(OSError(ENOENT, "?"), ENOENT="mkdir")["advice"] == "mkdir"
+    assert errors.explained(OSError("odd"))["reason"] == "odd"
 
 
 def test_a_detail_cannot_be_forgotten() -> None:

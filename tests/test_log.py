@@ -1,7 +1,5 @@
 """The daemon's log: where its records go, and what cannot stop it."""
 
-from collections.abc import Callable
-
 import pytest
 
 import unionfs
@@ -26,10 +24,10 @@ def test_the_log_belongs_to_the_daemon(branches: Directories) -> None:
     """A record goes to the file, and not to handlers of the program that mounted."""
     path = branches.base / "log"
 
-    def body(ready: Callable[[], None], leash: int | None) -> int:
+    def body(report: daemon.Report, leash: int | None) -> int:
         log.use(str(path), log.syslog)
         log.error("from the daemon")
-        ready()
+        report.ready()
         return 0
 
     daemon.Daemon(body, [], leash=False, what="here").end()
@@ -39,10 +37,10 @@ def test_the_log_belongs_to_the_daemon(branches: Directories) -> None:
 def test_a_log_that_is_full() -> None:
     """It must not end the thread that reports something."""
 
-    def body(ready: Callable[[], None], leash: int | None) -> int:
+    def body(report: daemon.Report, leash: int | None) -> int:
         log.use("/dev/full", log.syslog)
         log.error("nobody reads this")
-        ready()
+        report.ready()
         return 0
 
     daemon.Daemon(body, [], leash=False, what="here").end()
@@ -51,13 +49,13 @@ def test_a_log_that_is_full() -> None:
 def test_an_exception_is_logged_with_its_traceback(branches: Directories) -> None:
     path = branches.base / "log"
 
-    def body(ready: Callable[[], None], leash: int | None) -> int:
+    def body(report: daemon.Report, leash: int | None) -> int:
         log.use(str(path), log.syslog)
         try:
             raise LookupError("a reason")
         except LookupError:
             log.exception("something failed")
-        ready()
+        report.ready()
         return 0
 
     daemon.Daemon(body, [], leash=False, what="here").end()

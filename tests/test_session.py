@@ -4,6 +4,7 @@ import ast
 import errno
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,9 +26,12 @@ from unionfs.errors import (
     DeviceMissing,
     DeviceRefused,
     MountFailed,
+    NotAMount,
+    PathUnusable,
     StartFailed,
     UnionfsError,
     UpperBusy,
+    UsageError,
 )
 from unionfs.options import parse
 from unionfs.session import Mount, Session
@@ -188,7 +192,7 @@ def test_a_busy_upper_names_its_holder(
         assert caught.value.details == {
             "path": str(branches.upper),
             "pid": str(mount.pid),
-            "mountpoint": str(branches.mountpoint),
+            "state": f"mounted at {branches.mountpoint}: unmount that first",
         }
         (branches.mountpoint / "still").touch()
     with unionfs.mount([branches.lower], branches.upper, other):
@@ -232,6 +236,48 @@ def test_a_lock_without_a_note(branches: Directories, monkeypatch: pytest.Monkey
             union(branches).start()
     finally:
         os.close(fd)
+
+
+def test_options_are_checked_at_once(branches: Directories) -> None:
+    """In the words of the command, before anything is mounted."""
+    for options, words in (
+        ({"whiteout": "none"}, "option whiteout is one of aufs, overlay, not 'none'"),
+        ({"xattr_permissions": 3}, "option xattr_permissions is one of 0, 1, 2, not '3'"),
+        ({"timeout": -1}, "option timeout is a number of seconds"),
+        ({"threads": 65}, "option threads is a number from 1 to 64, not '65'"),
+        ({"io": "auto", "writeback": True}, "it excludes writeback"),
+        ({"propagation": "public"}, "option propagation has no value 'public'"),
+        ({"flags": ["nosiud"]}, "no flag of the kernel"),
+        ({"uid_map": [(0, 0, 0)]}, "option uidmapping has a range that holds no ids"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(words)):
+            union(branches, **options)
+    for options, words in (
+        ({"volatil": True}, "there is no option volatil: did you mean volatile?"),
+        ({"frobnicate": 1}, "there is no option frobnicate"),
+        ({"volatile": "yes"}, "option volatile is True or False, not 'yes'"),
+    ):
+        with pytest.raises(TypeError, match=re.escape(words)):
+            union(branches, **options)
+    for lowers in (str(branches.lower), branches.lower, b"/"):
+        with pytest.raises(TypeError, match="a sequence of paths"):
+            unionfs.mount(lowers, None, branches.mountpoint)  # type: ignore[arg-type]
+
+
+def test_what_a_mount_tells(branches: Directories) -> None:
+    (branches.lower / "a").touch()
+    mount = union(branches)
+    assert repr(mount) == f"<unionfs.Mount at '{branches.mountpoint}', not mounted>"
+    mount.start()
+    assert repr(mount) == f"<unionfs.Mount at '{branches.mountpoint}', process {mount.pid}>"
+    assert mount.status()["requests"]
+    assert mount.where("a")["branch"] == 1
+    assert mount.where()["branch"] == 0
+    with pytest.raises(PathUnusable):
+        mount.where("missing")
+    mount.unmount()
+    with pytest.raises(NotAMount):
+        mount.status()
 
 
 def test_no_device(branches: Directories, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +358,7 @@ def test_errors_travel_from_the_daemon(name: str) -> None:
     fields = [text.partition("}")[0] for text in kind.message.split("{")[1:]]
     sent = kind(**{field: f"{field} \udcff of {name}" for field in fields})
 
-    def body(ready: Callable[[], None], leash: int | None) -> int:
+    def body(report: daemon.Report, leash: int | None) -> int:
         raise sent
 
     with pytest.raises(kind) as caught:
@@ -329,11 +375,11 @@ def test_what_a_daemon_holds() -> None:
     keep_read, keep_write = os.pipe()
     other = os.open("/", os.O_RDONLY)
 
-    def body(ready: Callable[[], None], leash: int | None) -> int:
+    def body(report: daemon.Report, leash: int | None) -> int:
         held = sorted(os.listdir("/proc/self/fd"), key=int)[:-1]  # the last is the listing's own
         paths = {os.readlink(f"/proc/self/fd/{fd}") for fd in held[:3]}
         os.write(keep_write, repr((len(held), paths, os.getcwd(), os.getsid(0))).encode())
-        ready()
+        report.ready()
         return 0
 
     process = daemon.Daemon(body, [keep_write], leash=True, what="here")
@@ -350,15 +396,15 @@ def test_what_a_daemon_holds() -> None:
 
 def test_a_daemon_that_ends_without_a_word(log_watch: LogWatch) -> None:
     with pytest.raises(StartFailed, match=r"here .* status 3"):
-        daemon.Daemon(lambda ready, leash: os._exit(3), [], leash=False, what="here")
+        daemon.Daemon(lambda report, leash: os._exit(3), [], leash=False, what="here")
 
 
 def test_a_daemon_that_ends_badly_is_mentioned(log_watch: LogWatch) -> None:
     log_watch.expect("ended with status 5")
 
-    def body(ready: Callable[[], None], leash: int | None) -> int:
+    def body(report: daemon.Report, leash: int | None) -> int:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(5))
-        ready()
+        report.ready()
         while True:
             signal.pause()
 

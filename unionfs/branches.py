@@ -19,6 +19,7 @@ from unionfs.errors import (
     LowerInsideUpper,
     MountpointBad,
     MountpointInsideBranch,
+    MountpointNotEmpty,
     NotADirectory,
     ProcMissing,
     TooManyBranches,
@@ -26,6 +27,7 @@ from unionfs.errors import (
     UpperReadOnly,
     WorkdirElsewhere,
     WorkdirUnusable,
+    explained,
 )
 from unionfs.options import MountOptions
 from unionfs.values import Whiteout
@@ -53,6 +55,7 @@ class BranchStack:
         self._options = options
         self._known: dict[str, Identity] = {}
         self.mountpoint = ""  #: absolute and without links
+        self.covers_union = False  #: the mount point is one of a union already
         self.upper: Branch | None = None
         #: The upper without what is mounted inside it, where `open_workdir` could have that.
         self.upper_fd: int | None = None
@@ -70,13 +73,16 @@ class BranchStack:
         """Open every branch and check that the stack can be what `options` ask for.
 
         A read-only mount takes the upper as its topmost lower.  Raises the errors of
-        errors.py from `BranchMissing` to `UpperReadOnly`, and those of the mount point.
+        errors.py from `BranchMissing` to `WorkdirUnusable`, and those of the mount point.
         """
         stack = cls(options)
         try:
             stack._open_branches()
             stack._check_overlaps()
             stack._check_mountpoint()
+            if stack.upper is not None and options.workdir is not None:
+                # Before both are locked: an upper that is both would wait for itself.
+                os.close(stack._open_asked_workdir(options.workdir, stack.upper).fd)
         except BaseException:
             stack.close()
             raise
@@ -205,12 +211,12 @@ class BranchStack:
         except OSError as error:
             if error.errno == ENOTDIR:
                 raise NotADirectory(path=path) from None
-            raise MountpointBad(path=path, reason=error.strerror) from None
+            raise _mountpoint_bad(path, error) from None
         try:
             mountpoint = Branch(_path(fd), fd, _identity(fd))
             os.statvfs(path)  # ENOTCONN: a mount whose daemon died is still there
         except OSError as error:
-            raise MountpointBad(path=path, reason=error.strerror) from None
+            raise _mountpoint_bad(path, error) from None
         finally:
             os.close(fd)
         self.mountpoint = mountpoint.path
@@ -218,6 +224,13 @@ class BranchStack:
         for branch in self.branches:
             if branch.identity in around:
                 raise MountpointInsideBranch(path=mountpoint.path, other=branch.path)
+        if self._options.only_empty and _holds_files(mountpoint.path):
+            raise MountpointNotEmpty(path=mountpoint.path)
+        above = next(self._ancestors(mountpoint.path), mountpoint.identity)
+        if mountpoint.identity[0] != above[0]:  # something is mounted there
+            from unionfs import daemons
+
+            self.covers_union = daemons.union_on(mountpoint.identity[0]) is not None
 
     def _open_asked_workdir(self, asked: str, upper: Branch) -> Branch:
         try:
@@ -235,7 +248,7 @@ class BranchStack:
                 if branch.identity in around or work.identity in self._ancestors(branch.path):
                     raise WorkdirUnusable(
                         path=work.path,
-                        reason=f"it overlaps branch {branch.path}; choose one beside it",
+                        reason=f"it overlaps branch {branch.path}",
                     )
         except BaseException:
             os.close(fd)
@@ -262,7 +275,7 @@ class BranchStack:
                 try:
                     status = os.stat(path)
                 except OSError as error:
-                    raise BranchUnreadable(path=path, reason=error.strerror) from None
+                    raise BranchUnreadable(path=path, **explained(error)) from None
                 identity = self._known[path] = (status.st_dev, status.st_ino)
             yield identity
 
@@ -282,14 +295,16 @@ def _open_branch(path: str) -> Branch:
             raise NotADirectory(path=path) from None
         if error.errno in (EMFILE, ENFILE):
             raise TooManyBranches(path=path) from None
-        raise BranchUnreadable(path=path, reason=error.strerror) from None
+        raise BranchUnreadable(path=path, **explained(error)) from None
     try:
         if not os.access(".", os.X_OK, dir_fd=fd, effective_ids=True):
-            raise BranchUnreadable(path=path, reason="it may not be searched")
+            raise BranchUnreadable(
+                path=path, reason="it may not be searched", advice="change its permissions"
+            )
         return Branch(_path(fd), fd, _identity(fd))
     except OSError as error:
         os.close(fd)
-        raise BranchUnreadable(path=path, reason=error.strerror) from None
+        raise BranchUnreadable(path=path, **explained(error)) from None
     except BaseException:
         os.close(fd)
         raise
@@ -297,9 +312,33 @@ def _open_branch(path: str) -> Branch:
 
 def _check_writable(upper: Branch) -> None:
     if os.fstatvfs(upper.fd).f_flag & os.ST_RDONLY:
-        raise UpperReadOnly(path=upper.path)
+        from unionfs import daemons
+
+        union = daemons.union_on(upper.identity[0])
+        if union is None:
+            what, advice = "a filesystem", "remount it read-write"
+        else:
+            what, advice = f"the union {union}", "mount that one with an upper and without ro"
+        raise UpperReadOnly(path=upper.path, what=what, advice=advice)
     if not os.access(".", os.W_OK, dir_fd=upper.fd, effective_ids=True):
-        raise BranchUnreadable(path=upper.path, reason="it may not be written")
+        raise BranchUnreadable(
+            path=upper.path, reason="it may not be written", advice="change its permissions"
+        )
+
+
+def _mountpoint_bad(path: str, error: OSError) -> MountpointBad:
+    return MountpointBad(
+        path=path, **explained(error, ENOENT="create the directory or choose another")
+    )
+
+
+def _holds_files(directory: str) -> bool:
+    """Whether a directory has an entry; one that may not be listed may have some."""
+    try:
+        with os.scandir(directory) as listing:
+            return next(listing, None) is not None
+    except OSError:
+        return True
 
 
 def _identity(fd: int) -> Identity:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import resource
 import signal
+import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,22 +15,80 @@ from contextlib import contextmanager, suppress
 from unionfs import errors, log
 from unionfs.errors import StartFailed, UnionfsError
 
-#: What the child runs: it calls its first argument when the mount answers, and watches the
-#: descriptor of its second, which becomes readable when the parent has gone.
-Body = Callable[[Callable[[], None], int | None], int]
+_LENGTH = struct.Struct("I")
 
-_READY = b"ready"
+
+class Report:
+    """What a child tells its parent by a pipe, until it says that it is ready.
+
+    Each message is the bytes' number, then the bytes: the kind and its details, with NULs between.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+
+    @property
+    def open(self) -> bool:
+        """Whether the parent still listens."""
+        return self._fd is not None
+
+    def notice(self, text: str) -> None:
+        """Something the caller should know while it waits."""
+        self._send("notice", text)
+
+    def ready(self) -> None:
+        """The mount answers."""
+        self._send("ready")
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def error(self, error: UnionfsError) -> None:
+        """The child is about to end with this error."""
+        words = [type(error).__name__]
+        for key, value in error.details.items():
+            words += [key, str(value)]
+        self._send(*words)
+
+    def _send(self, *words: str) -> None:
+        if self._fd is None:
+            return
+        text = "\0".join(words).encode(errors="surrogateescape")
+        with suppress(OSError):  # the parent has gone
+            os.write(self._fd, _LENGTH.pack(len(text)) + text)
+
+
+def _received(answer: int) -> Iterator[list[str]]:
+    """The words of each message, as they come; closes the descriptor at the end."""
+    with open(answer, "rb") as file:
+        while len(head := file.read(_LENGTH.size)) == _LENGTH.size:
+            text = file.read(_LENGTH.unpack(head)[0])
+            yield text.decode(errors="surrogateescape").split("\0")
+
+
+#: What the child runs: it tells its first argument when the mount answers, and watches the
+#: descriptor of its second, which becomes readable when the parent has gone.
+Body = Callable[[Report, int | None], int]
 
 
 class Daemon:
     """A child of this process, in a session of its own, that runs `body`.
 
-    Returns when the child is ready.  Raises the error of errors.py that it ended with.  The
-    child keeps no descriptor but `keep`, has `/` as its directory and /dev/null as its standard
-    streams.  With `leash` it ends when this process does.
+    Returns when the child is ready; `notice` is called with what it has to say until then.
+    Raises the error of errors.py that it ended with.  The child keeps no descriptor but `keep`,
+    has `/` as its directory and /dev/null as its standard streams.  With `leash` it ends when
+    this process does.
     """
 
-    def __init__(self, body: Body, keep: Sequence[int], *, leash: bool, what: str) -> None:
+    def __init__(
+        self,
+        body: Body,
+        keep: Sequence[int],
+        *,
+        leash: bool,
+        what: str,
+        notice: Callable[[str], None] = log.info,
+    ) -> None:
         answer, report = os.pipe()
         held = os.pipe() if leash else None
         sys.stdout.flush()
@@ -46,11 +105,13 @@ class Daemon:
         if held is not None:
             os.close(held[0])
             self._leash = held[1]
-        with open(answer, "rb") as file:
-            message = file.read()
-        if message != _READY:
+        last = [""]
+        for last in _received(answer):
+            if last[0] == "notice":
+                notice(last[1])
+        if last != ["ready"]:
             status = self._reap()
-            raise _error(message, status, what)
+            raise _error(last, status, what)
 
     def end(self) -> None:
         """Ask the process to unmount, and wait until it has ended."""
@@ -73,27 +134,16 @@ class Daemon:
 
 def _run(body: Body, keep: Sequence[int], report: int, leash: int | None) -> int:
     """The child."""
-    answered = False
-
-    def ready() -> None:
-        nonlocal answered
-        os.write(report, _READY)
-        os.close(report)
-        answered = True
-
+    told = Report(report)
     try:
         detach([*keep, report, *([] if leash is None else [leash])])
         silence()
-        return body(ready, leash)
+        return body(told, leash)
     except UnionfsError as error:
-        if answered:  # nobody reads the pipe any more
+        if told.open:
+            told.error(error)
+        else:
             log.error(str(error))
-            return error.exit_code
-        message = [type(error).__name__]
-        for key, value in error.details.items():
-            message += [key, str(value)]
-        with suppress(OSError):  # the parent has gone
-            os.write(report, "\0".join(message).encode(errors="surrogateescape"))
         return error.exit_code
     except BaseException:
         log.exception("the daemon ends")
@@ -119,9 +169,9 @@ def silence() -> None:
     os.close(null)
 
 
-def _error(message: bytes, status: int, what: str) -> UnionfsError:
+def _error(words: list[str], status: int, what: str) -> UnionfsError:
     """The child's error, or one that says how the child ended without telling."""
-    name, *details = message.decode(errors="surrogateescape").split("\0")
+    name, *details = words
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, UnionfsError):
         return kind(**dict(zip(details[::2], details[1::2], strict=True)))

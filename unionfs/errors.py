@@ -6,18 +6,61 @@ ends with after a traceback (a bug in unionfs), 2 is what every Unix tool uses f
 command line.
 """
 
+import os
+from errno import EACCES, EIO, ELOOP, ENAMETOOLONG, ENOENT, ENOTCONN, EPERM, errorcode
+from typing import Final
+
+#: Paths longer than this many characters are shortened in messages.
+_MOST: Final = 120
+_PATHS: Final = ("path", "other", "upper", "mountpoint")
+
+#: What to do about an error of the system, for which nothing more particular is known.
+_ADVICE: Final = {
+    ENOENT: "correct the path or create it",
+    ENOTCONN: "the daemon of a mount there has died; unmount it (fusermount3 -u, or umount)",
+    EACCES: "change its permissions, or those of a directory above",
+    EPERM: "change its permissions, or do this as root",
+    ELOOP: "correct the symbolic links of the path",
+    ENAMETOOLONG: "correct the path",
+    EIO: "see the kernel's log (dmesg)",
+}
+
+
+def explained(error: OSError, **particular: str) -> dict[str, str]:
+    """The details `reason` and `advice` for an error of the system.
+
+    `particular` advice, by the name of an errno, comes before the general one.
+    """
+    number = error.errno or 0
+    advice = particular.get(errorcode.get(number, ""))
+    return {
+        "reason": os.strerror(number) if number else str(error),
+        "advice": advice or _ADVICE.get(number, "correct the path or choose another"),
+    }
+
+
+def shortened(text: str) -> str:
+    """A path as messages show it: of a very long one both ends."""
+    if len(text) <= _MOST:
+        return text
+    return f"{text[: _MOST // 2 - 10]}[...]{text[-_MOST // 2 :]}"
+
 
 class UnionfsError(Exception):
     """Base of all errors below.
 
-    The keyword arguments fill in the class's `message`; they stay readable in `details`.
+    The keyword arguments fill in the class's `message`, very long paths shortened; they stay
+    readable, and whole, in `details`.
     """
 
     message = "{problem}"
     exit_code = 1
 
     def __init__(self, **details: object) -> None:
-        super().__init__(self.message.format_map(details))
+        shown = {
+            key: shortened(str(value)) if key in _PATHS else value for key, value in details.items()
+        }
+        super().__init__(self.message.format_map(shown))
         self.details = details
 
 
@@ -51,7 +94,7 @@ class BranchMissing(UnionfsError):
 class BranchUnreadable(UnionfsError):
     """A branch cannot be opened, listed or searched, or an upper not written, by this user."""
 
-    message = "branch {path} cannot be used by this user ({reason}): change its permissions"
+    message = "branch {path} cannot be used by this user ({reason}): {advice}"
     exit_code = 11
 
 
@@ -87,8 +130,8 @@ class UpperReadOnly(UnionfsError):
     """The upper's filesystem is mounted read-only."""
 
     message = (
-        "upper {path} is on a read-only filesystem: "
-        "remount that filesystem read-write, or mount the union with -o ro"
+        "upper {path} is on {what} that is mounted read-only: {advice}, "
+        "or mount this union with -o ro"
     )
     exit_code = 16
 
@@ -106,7 +149,10 @@ class WorkdirElsewhere(UnionfsError):
 class WorkdirUnusable(UnionfsError):
     """The work directory overlaps a branch, or cannot be made, read or cleared."""
 
-    message = "work directory {path} cannot be used: {reason}"
+    message = (
+        "work directory {path} cannot be used ({reason}): name by workdir= a directory of its own "
+        "that this user may write, beside the upper, or leave the option out"
+    )
     exit_code = 18
 
 
@@ -120,7 +166,7 @@ class FilesystemLacks(UnionfsError):
 class UpperBusy(UnionfsError):
     """Another mount uses the same upper, and did not end in time."""
 
-    message = "upper {path} is in use by process {pid}, mounted at {mountpoint}: unmount that first"
+    message = "upper {path} is in use by process {pid}, {state}"
     exit_code = 20
 
 
@@ -147,7 +193,7 @@ class TooManyBranches(UnionfsError):
 class MountpointBad(UnionfsError):
     """The mount point does not exist or cannot be reached."""
 
-    message = "mount point {path} cannot be used ({reason}): create the directory or choose another"
+    message = "mount point {path} cannot be used ({reason}): {advice}"
     exit_code = 30
 
 
@@ -159,6 +205,16 @@ class MountpointInsideBranch(UnionfsError):
         "the union would contain itself; choose a mount point outside the branches"
     )
     exit_code = 31
+
+
+class MountpointNotEmpty(UnionfsError):
+    """No upper is named, and the mount point holds files: one of the two may be forgotten."""
+
+    message = (
+        "{path} is not empty, and would be the mount point of a read-only union: give "
+        "LOWER UPPER MOUNTPOINT for a writable one, or -o ro if {path} is meant"
+    )
+    exit_code = 32
 
 
 # --- the kernel's side ---
@@ -249,14 +305,17 @@ class NotAMount(UnionfsError):
 class PathUnusable(UnionfsError):
     """A path that a command was given cannot be looked at."""
 
-    message = "{path}: {reason}"
+    message = "{path} cannot be used ({reason}): {advice}"
     exit_code = 51
 
 
 class MountdUnusable(UnionfsError):
     """unionfs-mountd cannot be where unionfs-quickmount looks for it."""
 
-    message = "unionfs-mountd cannot listen at {path}: {reason}"
+    message = (
+        "unionfs-mountd cannot listen at {path} ({reason}): end what listens there, or give both "
+        "commands another place in a directory of this user's (UNIONFS_MOUNTD=PATH)"
+    )
     exit_code = 52
 
 
@@ -266,7 +325,7 @@ class MountdUnusable(UnionfsError):
 class InconsistenciesRemain(UnionfsError):
     """A check has found errors, and not repaired all of them."""
 
-    message = "{path} has {count} error(s), named above: see docs/check.md for each"
+    message = "{path} has {count} error(s), named above: --repair repairs what is marked so"
     exit_code = 60
 
 

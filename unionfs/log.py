@@ -24,6 +24,12 @@ def error(text: str) -> None:
     _record("ERROR", text)
 
 
+def info(text: str) -> None:
+    """Something the caller may want to know; a daemon's own log does without."""
+    if _sink is None:
+        _record("INFO", text)
+
+
 def warning(text: str) -> None:
     """Something is not as it should be, and nothing has failed for it yet."""
     _record("WARNING", text)

@@ -410,3 +410,45 @@ def complete(**given: Any) -> MountOptions:
     if options.io != "cached" and options.writeback:
         raise UsageError(problem=f"option io is {options.io}: it excludes writeback")
     return options
+
+
+def checked(**given: Any) -> MountOptions:
+    """The options of a mount from fields of any value, as a Python program gives them.
+
+    Raises `UsageError` in the words that the command has for such a value, and TypeError for a
+    field that does not exist or a value that no option has.
+    """
+    for name in given.keys() - set(MountOptions._fields):
+        from unionfs import unknown
+
+        meant = unknown.nearest(name, MountOptions._fields)
+        hint = "" if meant is None else f": did you mean {meant}?"
+        raise TypeError(f"there is no option {name}{hint}")
+    given = MountOptions._field_defaults | given
+    for name, option in OPTIONS.items():
+        value = given.get(option.field)
+        if option.read in _TEXTS or value == MountOptions._field_defaults.get(option.field):
+            continue
+        if isinstance(MountOptions._field_defaults[option.field], bool):
+            if not isinstance(value, bool):
+                raise TypeError(f"option {option.field} is True or False, not {value!r}")
+        elif not isinstance(value, bool):
+            option.read(name, str(value))
+    given["flags"] = tuple(given["flags"])
+    for flag in given["flags"]:
+        if flag not in KERNEL_FLAGS:
+            raise UsageError(problem=f"option flags has {flag!r}, which is no flag of the kernel")
+    if given["propagation"] not in (None, *_PROPAGATION):
+        raise UsageError(problem=f"option propagation has no value {given['propagation']!r}")
+    for name in ("uidmapping", "gidmapping"):
+        field = OPTIONS[name].field
+        if given[field]:
+            words = ":".join(str(number) for one in given[field] for number in one)
+            given[field] = split_ids(name, words)
+    if given["read_only"] and "ro" not in given["flags"]:
+        given["flags"] += ("ro",)
+    return complete(**given)
+
+
+#: Readers whose values need no check: any text will do.
+_TEXTS = (values.raw, values.text, values.path)

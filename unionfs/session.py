@@ -4,13 +4,15 @@
 `Mount` the same for Python programs.  Either way one process serves one mount.
 """
 
+from __future__ import annotations
+
 import os
 import resource
 import select
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from unionfs import (
     clones,
@@ -27,10 +29,13 @@ from unionfs._fastpath import FastPath
 from unionfs._tree import Tree
 from unionfs.branches import BranchStack
 from unionfs.copyup import INLINE_LIMIT
-from unionfs.errors import StartFailed, UnionfsError
-from unionfs.options import MountOptions
+from unionfs.errors import StartFailed, UnionfsError, shortened
+from unionfs.options import MountOptions, checked
 from unionfs.relay import Relay
 from unionfs.uppers import UpperLock, write_out
+
+if TYPE_CHECKING:
+    from unionfs.cli.where import Where
 
 _CAP_DAC_OVERRIDE = 1
 # What the kernel reads ahead of a sequential reader. Its default, 128 KiB, is an eighth of what
@@ -49,12 +54,21 @@ _DESCRIPTOR_TABLE = 4096
 
 
 class Session:
-    """A mount served by this process.  Takes over `stack`, which `close` closes."""
+    """A mount served by this process.  Takes over `stack`, which `close` closes.
 
-    def __init__(self, options: MountOptions, stack: BranchStack) -> None:
+    `notice` is called with what the caller should know while it waits for `start`.
+    """
+
+    def __init__(
+        self,
+        options: MountOptions,
+        stack: BranchStack,
+        notice: Callable[[str], None] = log.info,
+    ) -> None:
         self.mountpoint = stack.mountpoint
         self._options = options
         self._stack = stack
+        self._notice = notice
         self.relay: Relay | None = None  #: the slow path
         self._late = ExitStack()  # what is closed when all else is
         self._undo = ExitStack()
@@ -85,7 +99,7 @@ class Session:
     def _start(self) -> None:
         options, stack, undo = self._options, self._stack, self._undo
         if stack.upper is not None:
-            lock = UpperLock(stack, options)
+            lock = UpperLock(stack, options, self._notice)
             if not options.volatile:
                 # Last: the next mount of this upper need not wait for the disk.
                 undo.callback(write_out, stack.upper)
@@ -220,6 +234,32 @@ class Mount:
         self._options = options
         self._daemon: daemon.Daemon | None = None
 
+    def __repr__(self) -> str:
+        state = "not mounted" if self._daemon is None else f"process {self._daemon.pid}"
+        return f"<unionfs.Mount at {self.mountpoint!r}, {state}>"
+
+    def status(self) -> dict[str, Any]:
+        """What the mount has done and holds: the object that `unionfs-status --json` prints.
+
+        Raises `PathUnusable` or `NotAMount` when nobody answers.
+        """
+        from unionfs.cli import status
+
+        return status.ask(self.mountpoint)
+
+    def where(self, path: str | os.PathLike[str] = "") -> Where:
+        """Which branch a path comes from, relative to the mount point, and its path there.
+
+        Raises `PathUnusable` for one that does not exist, and `NotAMount`.
+        """
+        from unionfs.cli import where
+
+        return where.ask(os.path.join(self.mountpoint, path))
+
+    def unmount(self) -> None:
+        """The same as `stop`."""
+        self.stop()
+
     @property
     def pid(self) -> int:
         """The process that serves the mount."""
@@ -231,7 +271,7 @@ class Mount:
         """Mount; returns when the mount answers.  Raises the errors of errors.py."""
         if self._daemon is not None:
             raise ValueError("mounted already")
-        self._daemon = _start_daemon(self._options, leash=True)
+        self._daemon = _start_daemon(self._options, log.info, leash=True)
 
     def stop(self) -> None:
         """Unmount; returns when everything is written out.
@@ -270,75 +310,89 @@ def mount(
 ) -> Mount:
     """A union of `lowers` (topmost first) under `upper`, to be used in a with statement.
 
-    Without an upper it is read-only.  The other options are the fields of `MountOptions`.
+    Without an upper it is read-only.  The other options are the fields of `MountOptions`.  Raises
+    `UsageError` for a value that the command refuses too, in the same words, and TypeError for a
+    single path in the place of `lowers` and for an option that does not exist.
 
         with unionfs.mount(["/usr/share/a", "/usr/share/b"], "/tmp/changes", "/mnt"):
             ...
     """
+    if isinstance(lowers, (str, bytes, os.PathLike)):
+        raise TypeError(f"lowers is a sequence of paths, topmost first, not {lowers!r}")
     for name in ("workdir", "log_file"):
         if options.get(name) is not None:
             options[name] = _absolute(options[name])
-    read_only = options.pop("read_only", False) or upper is None
-    flags = dict.fromkeys(options.pop("flags", ()))
-    if read_only:
-        flags["ro"] = None
     return Mount(
-        MountOptions(
+        checked(
             mountpoint=_absolute(mountpoint),
             lowers=tuple(map(_absolute, lowers)),
             upper=None if upper is None else _absolute(upper),
-            read_only=read_only,
-            flags=tuple(flags),
             **options,
         )
     )
 
 
-def serve(options: MountOptions) -> int:
+def serve(options: MountOptions, notice: Callable[[str], None]) -> int:
     """What the command does: mount, and serve until it is unmounted.
 
     Returns the exit status: in the foreground when the mount is gone, else when it answers.
-    Raises the errors of errors.py.
+    `notice` is called with what the caller should know meanwhile.  Raises the errors of errors.py.
     """
     if options.foreground:
         log.use(options.log_file, log.stderr)
-        return _serve_here(options, BranchStack.open(options), lambda: None, None)
-    _start_daemon(options, leash=False)
+        stack = _open_branches(options, notice)
+        return _serve_here(Session(options, stack, notice), lambda: None, None)
+    _start_daemon(options, notice, leash=False)
     return 0
 
 
-def _start_daemon(options: MountOptions, *, leash: bool) -> daemon.Daemon:
-    # Before the daemon leaves this directory and this terminal.
+def _open_branches(options: MountOptions, notice: Callable[[str], None]) -> BranchStack:
     stack = BranchStack.open(options)
+    if stack.covers_union:
+        notice(f"a union is mounted at {shortened(stack.mountpoint)} already: this one covers it")
+    return stack
 
-    def body(ready: Callable[[], None], leash_fd: int | None) -> int:
-        return _serve_detached(options, stack, ready, leash_fd)
+
+def _start_daemon(
+    options: MountOptions, notice: Callable[[str], None], *, leash: bool
+) -> daemon.Daemon:
+    # Before the daemon leaves this directory and this terminal.
+    stack = _open_branches(options, notice)
+
+    def body(report: daemon.Report, leash_fd: int | None) -> int:
+        return _serve_detached(options, stack, report.ready, report.notice, leash_fd)
 
     keep = [branch.fd for branch in stack.branches]
     try:
-        return daemon.Daemon(body, keep, leash=leash, what=stack.mountpoint)
+        return daemon.Daemon(body, keep, leash=leash, what=stack.mountpoint, notice=notice)
     finally:
         stack.close()
 
 
-def become_daemon(options: MountOptions, ready: Callable[[], None], keep: int) -> int:
+def become_daemon(
+    options: MountOptions, notice: Callable[[str], None], ready: Callable[[], None], keep: int
+) -> int:
     """Be the process that serves the mount, in the place of starting one; returns at its end.
 
     `ready` is called when the mount answers, and `keep` is a descriptor that it needs.  Raises the
     errors of errors.py; until the mount answers the standard streams stay.
     """
-    stack = BranchStack.open(options)
+    stack = _open_branches(options, notice)
     daemon.detach([keep, *(branch.fd for branch in stack.branches)])
 
     def mounted() -> None:
         daemon.silence()  # first: who reads what we print waits for its end
         ready()
 
-    return _serve_detached(options, stack, mounted, None)
+    return _serve_detached(options, stack, mounted, notice, None)
 
 
 def _serve_detached(
-    options: MountOptions, stack: BranchStack, ready: Callable[[], None], leash_fd: int | None
+    options: MountOptions,
+    stack: BranchStack,
+    ready: Callable[[], None],
+    notice: Callable[[str], None],
+    leash_fd: int | None,
 ) -> int:
     log.use(options.log_file, log.syslog)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -346,15 +400,12 @@ def _serve_detached(
     surroundings.raise_limits()
     for text in surroundings.limits_that_bite():
         log.warning(text)
-    return _serve_here(options, stack, ready, leash_fd)
+    return _serve_here(Session(options, stack, notice), ready, leash_fd)
 
 
-def _serve_here(
-    options: MountOptions, stack: BranchStack, ready: Callable[[], None], leash_fd: int | None
-) -> int:
+def _serve_here(session: Session, ready: Callable[[], None], leash_fd: int | None) -> int:
     surroundings.leave()
     daemon.grow_descriptor_table(_DESCRIPTOR_TABLE)
-    session = Session(options, stack)
     with daemon.end_signals() as signalled:
         session.start()
         try:

@@ -8,24 +8,33 @@ the work directory's scratch space.
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from unionfs import _mount, kernel, mounttable, workdir
+from unionfs import _mount, mounttable, workdir
 from unionfs.branches import Branch, BranchStack
-from unionfs.errors import NotWrittenOut, UpperBusy
+from unionfs.errors import NotWrittenOut, UpperBusy, shortened
 from unionfs.options import MountOptions
 
 #: How long a mount waits for a predecessor that is still ending.  In seconds.
 PATIENCE: Final = 10.0
 _PAUSE = 0.05
+#: A predecessor that takes longer to write out is worth a word.  In seconds.
+_USUAL: Final = 1.0
 _NOTE = "mounted-by"
 
 
 class UpperLock:
-    """Holds the upper of a stack.  Raises `UpperBusy` after `PATIENCE`."""
+    """Holds the upper of a stack.  Raises `UpperBusy` after `PATIENCE`.
 
-    def __init__(self, stack: BranchStack, options: MountOptions) -> None:
+    `notice` is called once if that takes a while: at once if the upper is mounted, else when
+    what a predecessor writes out takes longer than usual.
+    """
+
+    def __init__(
+        self, stack: BranchStack, options: MountOptions, notice: Callable[[str], None]
+    ) -> None:
         assert stack.upper is not None
         self._stack = stack
         self._note_path = _note_path(stack.upper.path, options)
@@ -34,7 +43,7 @@ class UpperLock:
             if options.workdir is not None:
                 with suppress(OSError):  # what is wrong with it is said by who opens it for use
                     self._fds.append(os.open(options.workdir, os.O_RDONLY | os.O_DIRECTORY))
-            self._take(stack.upper.path)
+            self._take(stack.upper.path, notice)
         except BaseException:
             self._close()
             raise
@@ -66,29 +75,58 @@ class UpperLock:
         assert self._stack.work_fd is not None
         return self._stack.work_fd
 
-    def _take(self, upper: str) -> None:
-        until = time.monotonic() + PATIENCE
+    def _take(self, upper: str, notice: Callable[[str], None]) -> None:
+        begin = time.monotonic()
+        looks = [0.0, _USUAL]  # finding out who holds it reads much of /proc
         for fd in self._fds:
             while True:
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if time.monotonic() >= until:
-                        pid, mountpoint = self._holder()
-                        raise UpperBusy(path=upper, pid=pid, mountpoint=mountpoint) from None
+                    waited = time.monotonic() - begin
+                if waited >= PATIENCE:
+                    pid, state = self._holder()
+                    raise UpperBusy(path=upper, pid=pid, state=state) from None
+                if looks and waited >= looks[0]:
+                    usual = looks.pop(0) < _USUAL
+                    pid, state = self._holder()
+                    if not usual or state.startswith("mounted"):
+                        busy = UpperBusy(path=upper, pid=pid, state=state)
+                        notice(f"waiting {PATIENCE:g} s: {busy}")
+                        looks = []
                 time.sleep(_PAUSE)
 
     def _holder(self) -> tuple[str, str]:
+        """Who holds the upper, and what is to be done about it."""
         try:
             with open(self._note_path, "rb") as file:
                 pid, _, mountpoint = os.fsdecode(file.read()).partition(" ")
-        except OSError:
-            return "(unknown)", "a place it did not tell"
-        other = mounttable.elsewhere_at(mountpoint, kernel.KIND)
-        if other is not None:
-            mountpoint += f" in the mount namespace of process {other} (nsenter -m -t {other})"
-        return pid, mountpoint
+            number = int(pid)
+        except (OSError, ValueError):
+            return "(unknown)", "which has not told where it is mounted: find it (lsof, fuser -v)"
+        from unionfs import daemons
+
+        mountpoint = shortened(mountpoint)
+        found = daemons.daemon_of(number)
+        if found is None:
+            return pid, f"mounted at {mountpoint}: unmount that first"
+        if found.here:
+            return (
+                pid,
+                f"mounted at {shortened(found.mountpoint or mountpoint)}: unmount that first",
+            )
+        if found.mountpoint is not None:
+            return pid, (
+                f"mounted at {mountpoint} in another mount namespace: "
+                f"unmount it there, or end the process (kill {pid})"
+            )
+        if (copy := mounttable.elsewhere(found.device)) is not None:
+            return pid, (
+                f"mounted at {mountpoint} in the mount namespace of process {copy} alone: "
+                f"end that one, or unmount it there (nsenter -t {copy} -m umount {mountpoint})"
+            )
+        return pid, f"unmounted from {mountpoint}, which still writes out: wait for its end"
 
     def _close(self) -> None:
         for fd in self._fds:

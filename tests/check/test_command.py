@@ -21,6 +21,7 @@ from unionfs.errors import (
     InconsistenciesRemain,
     InconsistenciesRepaired,
     NotADirectory,
+    PathUnusable,
     UpperBusy,
     UsageError,
     WorkdirUnusable,
@@ -32,8 +33,15 @@ Capture = pytest.CaptureFixture[str]
 
 def test_nothing_to_say(upper: Upper, capsys: Capture) -> None:
     upper.put("d/f")
-    assert check.main([str(upper.path)]) == 0
+    assert check.main(["-q", str(upper.path)]) == 0
     assert capsys.readouterr() == ("", "")
+    assert check.main([str(upper.path)]) == 0
+    assert capsys.readouterr().out == (
+        "no findings, and no whiteout or mark either: this may never have been an upper\n"
+    )
+    upper.put("d/.wh.g")
+    assert check.main([str(upper.path)]) == 0
+    assert capsys.readouterr() == ("no findings\n", "")
 
 
 def test_notes_are_no_errors(upper: Upper, capsys: Capture) -> None:
@@ -182,7 +190,13 @@ def test_refused_while_mounted_and_clean_afterwards(
         assert f"process {mount.pid}, mounted at {branches.mountpoint}" in err
         assert on_disk(branches.upper) == before
     assert check.main(argv) == 0
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("no findings\n", "")
+
+
+def test_a_mount_point_is_no_upper(branches: Directories, capsys: Capture) -> None:
+    with unionfs.mount([branches.lower], branches.upper, branches.mountpoint):
+        assert check.main([str(branches.mountpoint)]) == PathUnusable.exit_code
+    assert "it is on a mounted union, not an upper" in capsys.readouterr().err
 
 
 def test_as_a_verb(upper: Upper) -> None:

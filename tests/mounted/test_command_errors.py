@@ -1,7 +1,9 @@
 """Each thing that can be wrong with a mount: one line that says what, and its own exit status."""
 
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests.mounted.commands import (
 )
 from tests.mounted.harness import Union, needs_root, only_unionfs
 from tests.mounted.trees import branch
+from unionfs import uppers
 
 pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(60)]
 
@@ -108,6 +111,95 @@ def test_work_directory_missing_or_in_a_branch(union: Union) -> None:
     for work in (union.root / "missing", inside):
         result = unionfs_mount(union.lower, union.upper, union.mountpoint, "-o", f"workdir={work}")
         refused(union, 18, str(work), result=result)
+
+
+def test_work_directory_that_is_the_upper(union: Union) -> None:
+    """It is refused before it is locked: the mount would wait for itself."""
+    begin = time.monotonic()
+    result = unionfs_mount(
+        union.lower, union.upper, union.mountpoint, "-o", f"workdir={union.upper}"
+    )
+    refused(union, 18, str(union.upper), "overlaps", result=result)
+    assert time.monotonic() - begin < uppers.PATIENCE / 2
+
+
+def test_upper_on_a_union_that_is_read_only(union: Union) -> None:
+    below = union.root / "below"
+    below.mkdir()
+    assert unionfs_mount(union.lower, below).returncode == 0
+    try:
+        result = unionfs_mount(union.root / "upper", below, union.mountpoint)
+        assert result.returncode == 16
+        assert f"is on the union {below} that is mounted read-only" in result.stderr
+    finally:
+        subprocess.run(["umount", below], check=True)
+
+
+def test_two_arguments_and_files_in_the_mount_point(union: Union) -> None:
+    """`unionfs-mount base changes` must not become a read-only mount over the changes."""
+    assert union.upper is not None
+    (union.upper / "change").touch()
+    result = unionfs_mount(union.lower, union.upper)
+    assert (result.returncode, result.stdout) == (32, "")
+    assert "LOWER UPPER MOUNTPOINT" in result.stderr
+    assert not is_mounted(union.upper)
+    for words in (("-o", "ro"), ("-o", f"lowerdir={union.lower}")):
+        result = unionfs_mount(union.lower, union.upper, *words)
+        assert (result.returncode, result.stderr) == (0, "")
+        subprocess.run(["umount", union.upper], check=True)
+
+
+def test_mounting_over_a_union_says_so(union: Union) -> None:
+    other = union.root / "other"
+    other.mkdir()
+    assert unionfs_mount(union.lower, union.upper, union.mountpoint).stderr == ""
+    result = unionfs_mount(union.lower, other, union.mountpoint)
+    assert result.returncode == 0
+    assert f"a union is mounted at {union.mountpoint} already" in result.stderr
+    for _ in range(2):
+        subprocess.run(["umount", union.mountpoint], check=True)
+
+
+def test_dead_mount_points_and_branches_are_to_be_unmounted(union: Union) -> None:
+    assert union.upper is not None
+    other = union.root / "other"
+    other.mkdir()
+    assert unionfs_mount(union.lower, union.upper, union.mountpoint).returncode == 0
+    for pid in processes_naming(union.root):
+        os.kill(pid, signal.SIGKILL)
+    wait_for_nobody(union.root)
+    for status, words in (
+        (30, (union.lower, union.upper, union.mountpoint)),
+        (11, (union.mountpoint, union.upper, other)),
+        (11, (union.lower, union.mountpoint, other)),
+    ):
+        result = unionfs_mount(*words)
+        assert result.returncode == status
+        assert "has died; unmount it (fusermount3 -u, or umount)" in result.stderr
+        assert "create" not in result.stderr
+    subprocess.run(["umount", union.mountpoint], check=True)
+    unionfs_mount(union.lower, union.upper, union.mountpoint)  # clears what the dead one left
+    subprocess.run(["umount", union.mountpoint], check=True)
+    wait_for_nobody(union.root)
+
+
+def test_a_busy_upper_says_at_once_that_it_waits(union: Union) -> None:
+    other = union.root / "other"
+    other.mkdir()
+    assert unionfs_mount(union.lower, union.upper, union.mountpoint).returncode == 0
+    process = subprocess.Popen(
+        [command("unionfs-mount"), union.lower, union.upper, other],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert "waiting 10 s" in line
+    assert f"mounted at {union.mountpoint}: unmount that first" in line
+    subprocess.run(["umount", union.mountpoint], check=True)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 0
+    subprocess.run(["umount", other], check=True)
 
 
 def test_filesystem_without_xattrs(union: Union) -> None:

@@ -360,10 +360,7 @@ def test_two_at_one_place(mountd: Mountd) -> None:
         [command("unionfs-mountd"), f"--socket={mountd.path}"], capture_output=True, text=True
     )
     assert done.returncode == 52
-    assert done.stderr == (
-        f"unionfs-mountd: unionfs-mountd cannot listen at {mountd.path}: another unionfs-mountd "
-        "listens there\n"
-    )
+    assert f"{mountd.path} (another unionfs-mountd listens there): end " in done.stderr
     assert mountd.path.exists()
 
 
@@ -373,7 +370,7 @@ def test_nowhere_to_listen(place: Path) -> None:
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 52
-    assert done.stderr.endswith(": No such file or directory\n")
+    assert "(No such file or directory): " in done.stderr
 
 
 def test_a_socket_that_was_left_is_replaced(union: Union, mountd: Mountd) -> None:

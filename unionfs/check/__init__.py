@@ -25,7 +25,25 @@ from unionfs.check.workdirs import check_workdir
 from unionfs.whiteout import is_reserved, is_whiteout_device
 from unionfs.workdir import LINKS, ORIGINS
 
-__all__ = ["KINDS", "Finding", "Kind", "check"]
+__all__ = ["KINDS", "Finding", "Kind", "check", "is_marked"]
+
+
+def is_marked(upper: int) -> bool:
+    """Whether a directory holds anything that only a union leaves, from the first one on.
+
+    Looks as far as it may; what a mount leaves that only created files is not distinguishable.
+    """
+    if read_private(upper, "."):
+        return True
+    for _, directories, files, fd in os.fwalk(".", dir_fd=upper):
+        for name in (*directories, *files):
+            try:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if is_reserved(name) or is_whiteout_device(status) or read_private(fd, name):
+                    return True
+            except OSError:
+                continue  # the check itself says what cannot be read
+    return False
 
 
 def check(

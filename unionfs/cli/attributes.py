@@ -5,20 +5,24 @@ from errno import ENODATA, ENOTSUP, ERANGE
 
 import xattr
 
-from unionfs.errors import NotAMount, PathUnusable
+from unionfs import daemons
+from unionfs.errors import NotAMount, PathUnusable, explained
 
 
 def read(path: str, name: str) -> str:
     """The value of attribute `name`, of a link itself where `path` is one.
 
-    Raises `PathUnusable` when the path cannot be asked, and `NotAMount` when nobody answers.
+    Raises `PathUnusable` when the path cannot be asked, and `NotAMount` when it is on no union:
+    elsewhere a file's owner may have set the attribute to anything.
     """
     try:
-        os.lstat(path)
-        return get(os.fsencode(path), name).decode()
+        if daemons.union_on(os.lstat(path).st_dev) is not None:
+            return get(os.fsencode(path), name).decode()
+    except UnicodeDecodeError:
+        pass  # not ours
     except OSError as error:
         if error.errno not in (ENODATA, ENOTSUP):
-            raise PathUnusable(path=path, reason=os.strerror(error.errno or 0)) from None
+            raise PathUnusable(path=path, **explained(error)) from None
     raise NotAMount(path=path)
 
 

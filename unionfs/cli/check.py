@@ -2,12 +2,14 @@
 
 import json
 import os
+import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from unionfs import daemons
 from unionfs.branches import BranchStack
-from unionfs.check import Finding, check
+from unionfs.check import Finding, check, is_marked
 from unionfs.cli import printable, run
 from unionfs.errors import (
     InconsistenciesRemain,
@@ -15,12 +17,15 @@ from unionfs.errors import (
     NotADirectory,
     PathUnusable,
     WorkdirUnusable,
+    explained,
 )
 from unionfs.options import MountOptions
 from unionfs.uppers import UpperLock
 from unionfs.values import split_paths
 
 PROGRAM = "unionfs-check"
+
+_UNMARKED = "and no whiteout or mark either: this may never have been an upper"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,35 +55,55 @@ def command(argv: Sequence[str]) -> int:
         help="repair what can be without losing data or changing what the union shows",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as a JSON object")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of a clean upper")
     parser.add_argument("upper", metavar="UPPER")
     arguments = parser.parse_args(argv)
     lowers = () if arguments.lower is None else tuple(split_paths(arguments.lower))
-    path, findings = examine(arguments.upper, arguments.workdir, lowers, arguments.repair)
+    path, findings, marked = examine(arguments.upper, arguments.workdir, lowers, arguments.repair)
     if arguments.json:
         print(json.dumps({"upper": path, "findings": [as_object(one) for one in findings]}))
     else:
         for one in findings:
             print(printable(render(one, arguments.repair)))
+        if not findings and not arguments.quiet:
+            print("no findings" if marked else f"no findings, {_UNMARKED}")
     return judge(path, findings)
 
 
 def examine(
     upper: str, workdir: str | None, lowers: tuple[str, ...], repair: bool
-) -> tuple[str, list[Finding]]:
-    """The upper's path without links, and what is found.  Raises the errors of errors.py."""
+) -> tuple[str, list[Finding], bool]:
+    """The upper's path without links, what is found, and whether it has a mark of any union.
+
+    Raises the errors of errors.py.
+    """
+    with suppress(OSError):  # told below
+        if (point := daemons.union_on(os.stat(upper).st_dev)) is not None:
+            raise PathUnusable(
+                path=upper,
+                reason="it is on a mounted union, not an upper",
+                advice=f"give the upper itself, which unionfs-where {point} names, unmounted",
+            )
     # Opened as the topmost branch of a mount that cannot write: a check alone must work on a
     # read-only filesystem too. Nothing is mounted: `/` is a mount point that is never in the way.
     options = MountOptions("/", lowers, upper=upper, workdir=workdir, read_only=True)
     with BranchStack.open(options) as stack, _opened(workdir) as workdir_fd:
         stack.upper = stack.lowers.pop(0)
         path = stack.upper.path
-        lock = UpperLock(stack, options)
+        lock = UpperLock(stack, options, notice)
         try:
-            return path, check(stack.upper.fd, workdir_fd, stack.lower_fds, repair=repair)
+            marked = is_marked(stack.upper.fd)
+            found = check(stack.upper.fd, workdir_fd, stack.lower_fds, repair=repair)
+            return path, found, marked
         except OSError as error:
-            raise PathUnusable(path=path, reason=error.strerror) from None
+            raise PathUnusable(path=path, **explained(error)) from None
         finally:
             lock.release()
+
+
+def notice(text: str) -> None:
+    """Say why the command waits."""
+    print(f"{PROGRAM}: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def judge(path: str, findings: Sequence[Finding]) -> int:

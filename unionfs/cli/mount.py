@@ -13,7 +13,7 @@ from getopt import GetoptError, gnu_getopt
 from typing import TYPE_CHECKING
 
 from unionfs.cli import printable, run
-from unionfs.errors import UnionfsError, UsageError
+from unionfs.errors import UnionfsError, UsageError, shortened
 from unionfs.options import KERNEL_FLAGS, OPTIONS, REFUSED, MountOptions, parse
 from unionfs.version import VERSION
 
@@ -61,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 program = main  # what scripts of an earlier installation call
 
 
-def command(argv: Sequence[str], serve: Callable[[MountOptions], int] | None = None) -> int:
+def command(
+    argv: Sequence[str], serve: Callable[[MountOptions, Callable[[str], None]], int] | None = None
+) -> int:
     """Mount by `serve`, or by `session.serve`."""
     options = read_arguments(argv)
     if isinstance(options, str):
@@ -71,19 +73,22 @@ def command(argv: Sequence[str], serve: Callable[[MountOptions], int] | None = N
         from unionfs.remount import remount
 
         if options.kept:
-            names = printable(", ".join(options.kept))
-            print(f"{PROGRAM}: warning: remount leaves as it is: {names}", file=sys.stderr)
+            notice(f"remount leaves as it is: {', '.join(options.kept)}")
         remount(options)
         return 0
     for name in options.unknown:
-        message = f"{PROGRAM}: warning: unknown option {printable(name)} is ignored"
-        print(message, file=sys.stderr)
+        notice(f"unknown option {shortened(name)} is ignored")
     from unionfs import session, surroundings  # not needed for --help and usage errors
 
     surroundings.raise_limits()
     for text in surroundings.limits_that_bite():
-        print(f"{PROGRAM}: warning: {text}", file=sys.stderr)
-    return (serve or session.serve)(options)
+        notice(text)
+    return (serve or session.serve)(options, notice)
+
+
+def notice(text: str) -> None:
+    """Say something that is no error."""
+    print(f"{PROGRAM}: warning: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def read_arguments(argv: Sequence[str]) -> MountOptions | Remount | str:

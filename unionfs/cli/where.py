@@ -7,8 +7,9 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import TypedDict, cast
 
-from unionfs.cli import run
+from unionfs.cli import complain, run
 from unionfs.cli.attributes import read
+from unionfs.errors import UnionfsError
 from unionfs.xattrs import WHERE
 
 PROGRAM = "unionfs-where"
@@ -31,18 +32,29 @@ def command(argv: Sequence[str]) -> int:
     parser = ArgumentParser(
         prog=PROGRAM,
         description="Print, for each path on a mounted union, the branch it comes from and its "
-        "path there. The branch's own path is told only to the user who mounted, outside of "
-        "containers.",
+        "path there. A path that cannot be asked is an error, the others are printed. The "
+        "branch's own path is told only to the user who mounted, outside of containers.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per path")
     parser.add_argument("paths", metavar="PATH", nargs="+")
     arguments = parser.parse_args(argv)
     # Paths are bytes: what is no UTF-8 goes out as it came in.
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    status = 0
     for path in arguments.paths:
-        text = read(path, WHERE)
-        print(text if arguments.json else render(cast(Where, json.loads(text))))
-    return 0
+        try:
+            text = read(path, WHERE)
+        except UnionfsError as error:
+            complain(PROGRAM, error)
+            status = status or error.exit_code
+        else:
+            print(text if arguments.json else render(cast(Where, json.loads(text))))
+    return status
+
+
+def ask(path: str) -> Where:
+    """The mount's answer for a path.  Raises `PathUnusable` or `NotAMount`."""
+    return cast(Where, json.loads(read(path, WHERE)))
 
 
 def render(where: Where) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -32,22 +31,17 @@ def mounted_at(point: str) -> Mounted | None:
 
 def elsewhere(device: int) -> int | None:
     """A process that has a filesystem mounted which this one has not: in another namespace."""
-    return _elsewhere(lambda mount: mount.device == device)
 
+    def has(process: int | str) -> bool:
+        return any(mount.device == device for mount in mounts(process))
 
-def elsewhere_at(point: str, kind: str) -> int | None:
-    """The same for what is mounted at a directory, of a type."""
-    return _elsewhere(lambda mount: (mount.point, mount.kind) == (point, kind))
-
-
-def _elsewhere(wanted: Callable[[Mounted], bool]) -> int | None:
-    if any(map(wanted, mounts())):
+    if has("self"):
         return None
     seen = set()
     for name in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):  # it has ended, or is another user's
             namespace = os.stat(f"/proc/{name}/ns/mnt").st_ino
-            if namespace not in seen and any(map(wanted, mounts(name))):
+            if namespace not in seen and has(name):
                 return int(name)
             seen.add(namespace)
     return None

@@ -43,7 +43,7 @@ class Times:
         if self.file is not None:
             stored = {test: asdict(time) for test, time in self.tests.items()}
             self.file.write_text(json.dumps(stored))
-        elif len(directories(self)) > 1:
+        elif len(directories(self)) > 1 and any(time.seconds for time in self.tests.values()):
             terminalreporter.section("seconds")
             for line in table(self):
                 terminalreporter.line(line)

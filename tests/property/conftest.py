@@ -10,6 +10,22 @@ import pytest
 from tests.mounts import detach, mounts_below
 
 from . import libc
+from .machine import SEQUENCES
+
+#: How many sequences a search takes (--long).
+SEARCH = 6000
+
+
+@pytest.fixture(
+    params=[
+        SEQUENCES,
+        pytest.param(SEARCH, marks=[pytest.mark.long, pytest.mark.timeout(SEARCH)]),
+    ]
+)
+def sequences(request: pytest.FixtureRequest) -> int:
+    """How many sequences the tests of one file take together."""
+    number: int = request.param
+    return number
 
 
 @pytest.fixture(scope="session")

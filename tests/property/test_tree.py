@@ -16,6 +16,5 @@ DRAW = Draw(TreeOperations, targets=st.just(NOWHERE))
 
 @pytest.mark.timeout(300 + SETTINGS.max_examples)
 @pytest.mark.parametrize("whiteout", ["aufs", "overlay"])
-def test_union_is_the_plain_tree_that_it_shows(arena: Path, whiteout: str) -> None:
-    sequences = SETTINGS.max_examples
+def test_union_is_the_plain_tree_that_it_shows(arena: Path, sequences: int, whiteout: str) -> None:
     compare(arena, Plain(), Unmounted(whiteout), sequences=sequences, draw=DRAW)

@@ -1,16 +1,20 @@
 """Debian roots made by debootstrap, from where this machine's apt gets its packages.
 
-What is downloaded is downloaded once in a run. A root is made without a network then.
+What is downloaded is kept in build/debootstrap of the checkout for all runs, and so is an archive
+of a root made of it: remove the directory for newer packages. A root is made without a network.
 """
 
-import atexit
+import fcntl
 import functools
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+KEPT = Path(__file__).parent.parent / "build/debootstrap"
 
 #: What differs from run to run: the log tells the time, the cache has inode numbers in it.
 CHANGING = ("var/log/bootstrap.log", "var/log/dpkg.log", "var/log/alternatives.log",
@@ -41,24 +45,37 @@ def make_root(target: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-@functools.cache
 def archived_root() -> Path:
     """A tar archive of such a root, without what /dev holds."""
-    place = _place()
-    make_root(place / "root")
-    archive = place / "root.tar"
-    # By numbers: that other users may be called the same here must change nothing.
-    options = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--exclude=./dev/*")
-    subprocess.run(["tar", *options, "-C", place / "root", "-cf", archive, "."], check=True)
-    shutil.rmtree(place / "root")
-    return archive
+    packages()
+
+    def make(archive: Path, place: Path) -> str:
+        make_root(place)
+        # By numbers: that other users may be called the same here must change nothing.
+        options = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--exclude=./dev/*")
+        subprocess.run(["tar", *options, "-C", place, "-cf", archive, "."], check=True)
+        return ""
+
+    return _kept(f"root-{_release()[0]}.tar", make)[0]
 
 
-def _place() -> Path:
-    """A new directory that is there until this process ends."""
-    place = Path(tempfile.mkdtemp(prefix="debootstrap-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    return place
+def _kept(name: str, make: Callable[[Path, Path], str]) -> tuple[Path, str]:
+    """A file in KEPT, made if it is not there, and why there is none, or nothing.
+
+    `make` writes the file, which takes its place when it is whole, with an empty directory to work
+    in, or returns why it cannot. Runs side by side wait for each other: one makes it for all.
+    """
+    KEPT.mkdir(parents=True, exist_ok=True)
+    file, partial = KEPT / name, KEPT / f"{name}.new"
+    with open(KEPT / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if file.exists():
+            return file, ""
+        with tempfile.TemporaryDirectory(prefix="debootstrap-") as place:
+            if reason := make(partial, Path(place, "root")):
+                return file, reason
+        partial.rename(file)
+    return file, ""
 
 
 @functools.cache
@@ -71,14 +88,14 @@ def _downloaded() -> tuple[Path | None, str]:
     suite, mirror = _release()
     if not mirror:
         return None, "apt knows no mirror of Debian here, or has not been updated"
-    place = _place()
-    archive = place / "packages.tar"
-    options = (_VARIANT, f"--make-tarball={archive}")
-    done = _debootstrap(*options, suite, str(place / "work"), mirror)
-    if done.returncode != 0:
+
+    def download(archive: Path, place: Path) -> str:
+        done = _debootstrap(_VARIANT, f"--make-tarball={archive}", suite, str(place), mirror)
         errors = re.findall(r"^E: (.*)$", done.stdout, flags=re.M)
-        return None, f"the packages cannot be downloaded: {'; '.join(errors)}"
-    return archive, ""
+        return f"the packages cannot be downloaded: {'; '.join(errors)}" if done.returncode else ""
+
+    archive, reason = _kept(f"packages-{suite}.tar", download)
+    return (None, reason) if reason else (archive, "")
 
 
 def _debootstrap(*words: str) -> subprocess.CompletedProcess[str]:

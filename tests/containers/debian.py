@@ -10,6 +10,8 @@ import os
 import re
 import subprocess
 import tarfile
+import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -81,8 +83,23 @@ def _files(packages: Iterable[str]) -> Iterator[str]:
             yield path
 
 
-def write_root(path: Path, wanted: Iterable[str]) -> None:
-    """Write a tar of a root with the wanted packages."""
+_making = threading.Lock()
+
+
+def archived_root(wanted: Iterable[str]) -> Path:
+    """A tar of a root with the wanted packages; made once for each choice of them."""
+    with _making:  # functools.cache alone lets two threads make the same
+        return _archived_root(tuple(wanted))
+
+
+@functools.cache
+def _archived_root(wanted: tuple[str, ...]) -> Path:
+    path = Path(tempfile.mkdtemp(prefix="debian-"), "root.tar")  # in the run's directory
+    _write_root(path, wanted)
+    return path
+
+
+def _write_root(path: Path, wanted: Iterable[str]) -> None:
     entries = _closure(wanted)
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for name in ("bin", "lib", "lib32", "lib64", "libx32", "sbin"):

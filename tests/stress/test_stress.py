@@ -42,6 +42,7 @@ def test_mixed_load(mounted: Mounted, chance: random.Random) -> None:
     assert mounted.run(act, deadline=seconds + 200) > 1000
 
 
+@pytest.mark.slow(reason="ten processes work for 8 s, and what they left is looked through")
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("options", ["copyup=open", "rename_dir=redirect,whiteout=overlay"])
 @needs_root

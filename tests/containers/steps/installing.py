@@ -106,7 +106,7 @@ def installing(engine: Engine) -> object:
         raise NotHere(f"not installed as Debian packages: {', '.join(missing)}")
     place = engine.directory("debian")
     _write_packages(place)
-    debian.write_root(place / "root.tar", PACKAGES)
+    shutil.copy(debian.archived_root(PACKAGES), place / "root.tar")
     engine.podman("import", "--quiet", place / "root.tar", "localhost/debian:latest")
     (place / "root.tar").unlink()
     script = _APT + _PIP
@@ -140,13 +140,16 @@ def bootstrapped(engine: Engine) -> object:
     shutil.copy(archive, place / "root.tar")
     engine.podman("import", "--quiet", place / "root.tar", "localhost/minbase:latest")
     (place / "root.tar").unlink()
+    # What apt does with a package of ours the step above has shown, unless it could not.
+    alone = bool(debian.missing(PACKAGES))
     container = engine.podman(
         "create", f"--volume={place}:/packages", "localhost/minbase:latest",
-        "sh", "-ec", _APT + _AGAIN,
+        "sh", "-ec", _APT + _AGAIN if alone else _AGAIN,
     )  # fmt: skip
     engine.podman("start", "--attach", container, timeout=400)
     tree = engine.look_into(container)
     engine.podman("rm", container)
     engine.podman("rmi", "localhost/minbase:latest")
-    assert tree["usr/lib/moved/part0/0.dat"][2:4] == [33, 33]
+    if alone:
+        assert tree["usr/lib/moved/part0/0.dat"][2:4] == [33, 33]
     return {name: entry for name, entry in tree.items() if not name.startswith(_CHANGING)}

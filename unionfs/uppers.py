@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from unionfs import _mount, mounttable, workdir
+from unionfs import _mount, workdir
 from unionfs.branches import Branch, BranchStack
 from unionfs.errors import NotWrittenOut, UpperBusy, shortened
 from unionfs.options import MountOptions
@@ -105,7 +105,7 @@ class UpperLock:
             number = int(pid)
         except (OSError, ValueError):
             return "(unknown)", "which has not told where it is mounted: find it (lsof, fuser -v)"
-        from unionfs import daemons
+        from unionfs import daemons, mounttable  # whose module re costs a mount 2 ms
 
         mountpoint = shortened(mountpoint)
         found = daemons.daemon_of(number)

@@ -75,7 +75,11 @@ def remount(asked: Remount) -> None:
         status = os.getxattr(point, "user.unionfs.where")
     except OSError as error:
         if not os.path.isdir(point):
-            raise MountpointBad(path=point, reason=os.strerror(error.errno or 0)) from None
+            raise MountpointBad(
+                path=point,
+                reason=os.strerror(error.errno or 0),
+                advice="give the mount point of a mounted union",
+            ) from None
         raise NotAMount(path=point) from None
     if mount is None or mount.kind != kernel.KIND:
         raise NotAMount(path=point)

@@ -6,7 +6,17 @@ from pathlib import Path
 
 from benchmarks.report import PLACEMENTS
 from benchmarks.results import Key, Results
-from benchmarks.targets import KERNEL
+from benchmarks.targets import FUSE, KERNEL, OURS
+
+#: What the overview shows: won and lost alike, and what each is.
+OVERVIEW = {
+    "look-ups, many layers": "look-ups in 128 layers",
+    "rm -rf, lower": "rm -rf of lower files",
+    "open+close, warm": "open and close, warm",
+    "tar, cold": "tar of small files, cold",
+    "untar": "untar of small files",
+    "sequential read, cold": "read a large file, cold",
+}
 
 MARKERS = "osD^vP*Xhp"
 
@@ -34,13 +44,17 @@ def _comparison(results: Results, path: Path) -> None:
     """One line for each workload, one mark for each peer: its cost against kernel overlayfs."""
     from matplotlib import pyplot
 
-    rows = results.rows(scaling=False)
+    rows = [
+        row
+        for row in results.rows(scaling=False)
+        if any(results.cost(row, where, KERNEL, KERNEL) for where in results.placements)
+    ]
     figure, panels = pyplot.subplots(
         1,
         len(results.placements),
         sharey=True,
         squeeze=False,
-        figsize=(6 * len(results.placements), 1.5 + 0.24 * len(rows)),
+        figsize=(9 * len(results.placements), 1.5 + 0.32 * len(rows)),
         layout="constrained",
     )
     for panel, placement in zip(panels[0], results.placements, strict=True):
@@ -53,11 +67,38 @@ def _comparison(results: Results, path: Path) -> None:
         panel.set_xscale("log")
         panel.grid(alpha=0.3)
         panel.set_title(PLACEMENTS[placement])
-        panel.set_xlabel("cost as a multiple of kernel overlayfs")
+        panel.set_xlabel("cost as a multiple of kernel overlayfs's: left is better")
     panels[0][0].set_yticks(range(len(rows)), rows)
     panels[0][0].invert_yaxis()
     marks = panels[0][-1].get_legend_handles_labels()
     figure.legend(*marks, loc="outside lower center", ncols=3, fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def overview(results: Results, path: Path) -> None:
+    """Six bars: what work costs beside fuse-overlayfs, and a mark for kernel overlayfs."""
+    from matplotlib import pyplot
+
+    bars = {label: results.cost(row, "same", OURS, FUSE) for row, label in OVERVIEW.items()}
+    kernel = {label: results.cost(row, "same", KERNEL, FUSE) for row, label in OVERVIEW.items()}
+    known = {label: cost for label, cost in bars.items() if cost is not None}
+    figure, panel = pyplot.subplots(figsize=(8, 3), layout="constrained")
+    panel.barh(list(known), list(known.values()), height=0.6, label="unionfs")
+    for place, cost in enumerate(known.values()):
+        panel.text(1.24, place, f"{cost:.2f}", ha="right", va="center")
+    marks = {label: cost for label, cost in kernel.items() if cost is not None}
+    panel.scatter(
+        list(marks.values()), list(marks), marker="|", s=260, linewidths=2.5, color="C1",
+        label="kernel overlayfs", zorder=3,
+    )  # fmt: skip
+    panel.axvline(1, color="black", linewidth=1, label="fuse-overlayfs = 1")
+    panel.set_xlim(0, 1.25)
+    panel.invert_yaxis()
+    panel.set_xlabel("cost as a multiple of fuse-overlayfs's: left is better")
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 

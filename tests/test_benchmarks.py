@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import measure, peers, plot, report
+from benchmarks import measure, peers, plot, recorded, report
 from benchmarks.fixtures import Fixtures
 from benchmarks.measure import ClientError, Placement
 from benchmarks.peers import PEERS, Mounted, Peer, unavailable
@@ -41,6 +41,16 @@ SETTINGS = {"scale": "tiny", "rounds": 1, "cold": "fresh mount"}
 CONTAINERS = {name for name in WORKLOADS if name.startswith("container-")}
 OF_A_UNION_ONLY = {"start", "nodes", "scaling-mounts", *CONTAINERS}
 ROOT = Path(__file__).parents[1]
+
+
+def test_the_pictures_of_the_documents_come_from_the_record() -> None:
+    document = Path(__file__).parent.parent / "docs" / "performance.md"
+    results = recorded.read(document.read_text())
+    for row in plot.OVERVIEW:
+        assert results.cost(row, "same", "unionfs", "fuse-overlayfs"), row
+        assert results.cost(row, "same", "overlayfs", "fuse-overlayfs"), row
+    assert results.value("sequential read, cold", "same", "unionfs") == 1607
+    assert results.value("tar, cold", "same", "unionfs") == pytest.approx(0.132)
 
 
 def results(**samples: dict[str, float]) -> Results:

@@ -1,7 +1,7 @@
 """Every error a person meets: one line that says what to do, and an exit status of its own.
 
-The statuses are listed in docs/errors.md.  A status is never given to another error, also
-not when its error disappears: scripts depend on them.  0 is success, 1 is what Python itself
+The statuses are listed in docs/errors.md.  A status is never given to another error, not even
+when its error disappears: scripts depend on them.  0 is success, 1 is what Python itself
 ends with after a traceback (a bug in unionfs), 2 is what every Unix tool uses for a wrong
 command line.
 """

@@ -7,9 +7,10 @@ described).  The child becomes what the caller is: it enters the caller's namesp
 current directory, and runs on the caller's CPUs.  Then it serves the mount, as the daemon of
 `unionfs-mount` does.
 
-Nobody gets more than he has.  Only the user that runs this process is served; where this process
-may mount as root does, or would have to enter other namespaces, only who may mount there himself.
-Else he might be in a sandbox of that user's, whose mounts the child could change and he not.
+No caller gets rights that it does not have.  Only the user that runs this process is served.  Where
+this process may mount as root does, or would have to enter other namespaces, the caller must be
+allowed to mount there itself: it might be in a sandbox of that user's, whose mounts the child could
+change and the caller could not.
 """
 
 import fcntl
@@ -43,7 +44,7 @@ _DESCRIPTORS: Final = 6
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred of unix(7)
 _CAP_SYS_ADMIN: Final = 21
 _NS_GET_USERNS: Final = 0xB701  # ioctl_ns(2)
-# Who comes when so many wait mounts by himself.
+# Clients beyond this backlog are refused and mount by themselves.
 _BACKLOG: Final = 64
 # A request is sent before its sender waits; one that does not come must not keep a child.
 _PATIENCE: Final = 10

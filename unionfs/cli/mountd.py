@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def command(argv: Sequence[str]) -> int:
     parser = ArgumentParser(
         prog=PROGRAM,
-        description="Wait for unionfs-quickmount, and mount for it without starting anew. Mounts "
+        description="Mount for unionfs-quickmount, with Python started already. Mounts "
         "stay when this process ends.",
     )
     parser.add_argument(

@@ -42,6 +42,7 @@ class Relay:
         self.token: TrioToken | None = None
         self._tree = tree
         self._closing = False
+        self._served = False
         self._thread = Thread(target=self._run, name="unionfs-slow-path", daemon=True)
 
     def start(self) -> None:
@@ -49,9 +50,10 @@ class Relay:
         self._thread.start()
 
     def close(self) -> None:
-        """End the slow path; returns when its thread has ended.
+        """End the slow path, which touches the tree no more when this returns.
 
-        To be called when nothing waits for it any more: after `FastPath.close`.
+        To be called when nothing waits for it any more: after `FastPath.close`.  A thread that
+        was never needed is not waited for: `join` does that, later, when it keeps nobody waiting.
         """
         self._closing = True
         self.parking.close()
@@ -62,11 +64,17 @@ class Relay:
 
             with suppress(trio.RunFinishedError):  # it has just ended by itself
                 token.run_sync_soon(pyfuse3.terminate)
+        if self._served:
+            self._thread.join()
+
+    def join(self) -> None:
+        """Wait for the thread's end; after `close`."""
         self._thread.join()
 
     def _run(self) -> None:
         try:
             while self.parking.wait():
+                self._served = True
                 try:
                     self._serve()
                 except BaseException:  # trio reports a crash in ways that are no Exception

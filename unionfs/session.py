@@ -150,6 +150,7 @@ class Session:
         undo.callback(tree.close)
         relay = self.relay = Relay(tree)
         relay.start()
+        self._late.callback(relay.join)
         undo.callback(relay.close)
         fd = kernel.attach(options, self.mountpoint)
         try:

@@ -203,6 +203,7 @@ def test_starting_and_ending_again_and_again_leaks_nothing(tmp_path: Path) -> No
                 assert served.wire.ask("WRITE", node, write_in(b"x"))
             served.close()
             relay.close()
+            relay.join()
 
     once(1)  # imports
     descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()

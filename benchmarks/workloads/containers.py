@@ -24,9 +24,9 @@ from testbed.images import BASE
 USERS: dict[Who, str] = {"root": "", "user": ", ordinary user"}
 """What is added to the row."""
 
-IDLE = {"cat", "catatonit", "unionfs-mountd"}
+IDLE = {"cat", "catatonit", "podman pause", "unionfs-mountd"}
 """What runs in the bed for as long as it is there: its keeper, what holds the ordinary user's
-namespace, and what mounts for others."""
+namespace (podman itself where catatonit is not installed), and what mounts for others."""
 
 IDLE_TIMEOUT = 30.0
 

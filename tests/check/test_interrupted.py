@@ -58,6 +58,7 @@ def test_killed_before_each_call(memory: Path, whiteout: str, name: str) -> None
                 else:
                     os.kill(union.pid, signal.SIGKILL)
                 strace.wait(timeout=30)
+            union.clear_dead()
             found = case.after_the_crash(union)
             os.kill(union.pid, signal.SIGKILL)
             union.clear_dead()

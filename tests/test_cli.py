@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.conftest import Directories
 from unionfs.cli import CLOSED_PIPE, check, mount, mountd, printable, status, where
 from unionfs.cli.mount import read_arguments
 from unionfs.daemons import Daemon
@@ -203,6 +204,31 @@ def test_where_goes_on_behind_a_missing_path(
     assert [line.rpartition("/")[2] for line in out.splitlines()] == ["a", "b"]
     assert "missing" in err
     assert err.count("\n") == 1
+
+
+def test_where_names_every_branch_that_has_a_name(
+    branches: Directories, mounted: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (branches.lower / "d").mkdir()
+    for directory, names in ((branches.lower, ["both"]), (branches.lower2, ["both", "old", "x"])):
+        for name in names:
+            (directory / name).touch()
+    (branches.lower / ".wh.x").touch()
+    point = mounted()
+    (point / "both").write_text("changed")
+    (point / "old").unlink()
+    assert where.main(["-a", str(point / "both"), str(point / "old")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"upper\t{branches.upper}/both",
+        f"lower 1\t{branches.lower}/both",
+        f"lower 2\t{branches.lower2}/both",
+        f"lower 2\t{branches.lower2}/old",
+    ]
+    for name in ("old", "x"):
+        assert where.main([str(point / name)]) == 51
+        assert "removed here; lower 2 has it" in capsys.readouterr().err
+    assert where.main(["-a", str(point / "never/was")]) == 51
+    assert "No such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The two extended attributes by which a mount tells about itself, as JSON.
+"""The three extended attributes by which a mount tells about itself, as JSON.
 
 `user.unionfs.status` on the root: the counters of the mount, and the process that serves it.
-`user.unionfs.where` on any node: which branch it comes from.  A path or a process of the host is
-told only to the user the daemon runs as, and only where that user looks at the daemon's own root
-directory: in a container the same number is somebody else.
+`user.unionfs.where` on any node: which branch it comes from.
+`security.unionfs.branches` on any node: the paths of all branches, the upper's or "" first.
+
+A path or a process of the host is told only to the user the daemon runs as, and only where that
+user looks at the daemon's own root directory: in a container the same number is somebody else.
 """
 from libc.errno cimport ENODATA, ERANGE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -212,6 +214,24 @@ cdef int put_where(Text *text, Call *call) noexcept nogil:
     return 0
 
 
+cdef int put_branches(Text *text, Call *call) noexcept nogil:
+    cdef int branch
+    if not may_know_the_host(call):
+        return -ENODATA
+    put_text(text, b"[")
+    for branch in range(call.channel.branches):
+        if branch:
+            put_text(text, b",")
+        put_string(text, call.channel.branch_paths[branch],
+                   strlen(call.channel.branch_paths[branch]))
+    put_text(text, b"]")
+    return 0
+
+
+cdef bint is_branches(const char *name) noexcept nogil:
+    return strcmp(name, b"security.unionfs.branches") == 0
+
+
 cdef bint is_where(const char *name) noexcept nogil:
     # For user.* of links and special files the kernel answers by itself (xattr(7)).
     return (strcmp(name, b"user.unionfs.where") == 0
@@ -219,7 +239,8 @@ cdef bint is_where(const char *name) noexcept nogil:
 
 
 cdef bint is_own_xattr(const char *name) noexcept nogil:
-    return strcmp(name, b"user.unionfs.status") == 0 or is_where(name)
+    return (strcmp(name, b"user.unionfs.status") == 0 or is_where(name)
+            or is_branches(name))
 
 
 cdef int64_t own_xattr(Call *call, const char *name) noexcept nogil:
@@ -231,6 +252,8 @@ cdef int64_t own_xattr(Call *call, const char *name) noexcept nogil:
     text.used = 0
     if is_where(name):
         result = put_where(&text, call)
+    elif is_branches(name):
+        result = put_branches(&text, call)
     elif call.header.nodeid == ROOT_NODE:
         put_status(&text, call)
     else:

@@ -37,6 +37,8 @@ STATUS: Final = "user.unionfs.status"  #: of the mount's root: counters, as JSON
 #: Of any file: the branch it comes from, and its path there.  `user.unionfs.where` says the same,
 #: but the kernel answers for user.* of links and special files by itself (xattr(7)).
 WHERE: Final = "security.unionfs.where"
+#: The paths of the branches, the upper's or "" first; only for the user who mounted.
+BRANCHES: Final = "security.unionfs.branches"
 
 
 def shown_name(stored: str) -> str | None:

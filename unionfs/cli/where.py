@@ -5,12 +5,13 @@ import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from errno import ENOENT
 from typing import TypedDict, cast
 
 from unionfs.cli import complain, run
 from unionfs.cli.attributes import read
-from unionfs.errors import UnionfsError
-from unionfs.xattrs import WHERE
+from unionfs.errors import PathUnusable, UnionfsError, explained, shortened
+from unionfs.xattrs import BRANCHES, WHERE
 
 PROGRAM = "unionfs-where"
 
@@ -36,6 +37,12 @@ def command(argv: Sequence[str]) -> int:
         "branch's own path is told only to the user who mounted, outside of containers.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per path")
+    parser.add_argument(
+        "-a",
+        "--all",
+        action="store_true",
+        help="print every branch that has the name, also one that is hidden or removed",
+    )
     parser.add_argument("paths", metavar="PATH", nargs="+")
     arguments = parser.parse_args(argv)
     # Paths are bytes: what is no UTF-8 goes out as it came in.
@@ -43,13 +50,53 @@ def command(argv: Sequence[str]) -> int:
     status = 0
     for path in arguments.paths:
         try:
-            text = read(path, WHERE)
+            found = everywhere(path) if arguments.all else [ask(path)]
         except UnionfsError as error:
-            complain(PROGRAM, error)
-            status = status or error.exit_code
+            failure = removed(path) or error
+            complain(PROGRAM, failure)
+            status = status or failure.exit_code
         else:
-            print(text if arguments.json else render(cast(Where, json.loads(text))))
+            for where in found:
+                print(json.dumps(where) if arguments.json else render(where))
     return status
+
+
+def everywhere(path: str) -> list[Where]:
+    """Every branch that has a path, topmost first, also where the union does not show it.
+
+    Raises `PathUnusable` or `NotAMount`, also for whom the mount does not tell its branches.
+    """
+    from unionfs.places import branches_with
+
+    directory, rest = os.path.abspath(path), ""
+    while not os.path.lexists(directory):  # removed: its directory knows
+        directory, name = os.path.split(directory)
+        rest = os.path.join(name, rest) if rest else name
+    inside = os.path.join(ask(directory)["path"], rest).rstrip("/")
+    branches = cast(list[str], json.loads(read(directory, BRANCHES)))
+    found = [
+        Where(branch=number, path=inside, branch_path=branches[number])
+        for number in branches_with(branches, inside)
+    ]
+    if not found:
+        raise PathUnusable(path=path, **explained(OSError(ENOENT, "")))
+    return found
+
+
+def removed(path: str) -> PathUnusable | None:
+    """The error for a path that the union does not show and a branch has; else None."""
+    if os.path.lexists(path):
+        return None
+    try:
+        below = everywhere(path)[0]
+    except UnionfsError:
+        return None
+    branch, place = render(below).split("\t")
+    return PathUnusable(
+        path=path,
+        reason=f"removed here; {branch} has it",
+        advice=f"copy it from there to have it back: {shortened(place)}",
+    )
 
 
 def ask(path: str) -> Where:

@@ -25,11 +25,13 @@ enum {
 
 static const char CODE[] = "from unionfs.__main__ import installed; installed('" VERB "')";
 
-/* The same where the interpreter does not know the package's directory: `pip install --user` and
+/* The same where the interpreter may not know the package's directory: `pip install --user` and
  * `--prefix`.  -I leaves out the user's own, which depends on HOME. */
 static const char CODE_ELSEWHERE[] =
-    "import os, site, sys; site.addsitedir(os.path.join("
-    "os.path.dirname(os.path.dirname(sys.argv[1])), 'lib', '" PYTHON_NAME "', 'site-packages')); "
+    "import os, site, sys; up = os.path.dirname; "
+    "lib = os.path.join(up(up(sys.argv[1])), 'lib', '" PYTHON_NAME "'); "
+    "found = [os.path.join(lib, name) for name in ('site-packages', 'dist-packages')]; "
+    "[site.addsitedir(path) for path in found if os.path.isdir(path) and path not in sys.path]; "
     "from unionfs.__main__ import installed; installed('" VERB "')";
 
 /* What the commands read of the environment, and the programs that they start. */
@@ -115,6 +117,8 @@ static void run_the_right_one(char **words)
     if (is_there_beside("../lib/" PYTHON_NAME "/site-packages/unionfs")) {
         run_beside(PYTHON_NAME, words);
         words[5] = (char *)CODE_ELSEWHERE;
+    } else if (is_there_beside("../lib/" PYTHON_NAME "/dist-packages/unionfs")) {
+        words[5] = (char *)CODE_ELSEWHERE;  /* Debian's name for what is not its own */
     }
     run(PYTHON, words);
     /* Built on another machine. */

@@ -276,7 +276,9 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
         if t.branch[0].override.name == NULL:
             r = keep_origin(t, n, ref.fd, wanted.mode)
         if r == 0:
+            mutex_lock(&t.opening)      # what it is given back is what it had
             r = owner_chmod(t, ref.fd, wanted.mode & 0o7777)
+            mutex_unlock(&t.opening)
         if r == 0 and n.dir != NULL and n.dir.unread:
             r = dir_look_again(t, n)
     if r == 0:

@@ -19,6 +19,14 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
 
 from unionfs._blocks cimport blocks_copy
+from unionfs._closed cimport (
+    Opened,
+    closed_again,
+    closed_begin,
+    closed_finish,
+    closed_forget,
+    closed_open,
+)
 from unionfs._descriptors cimport fd_close_doomed, fd_retire_locked, node_adopt_fd_locked, ref_drop
 from unionfs._directories cimport dir_add_upper_locked, dir_changes, dir_hide_ctime, dir_ref
 from unionfs._identity cimport keep_origin, mark_impure, record_origin, unrecord_origin
@@ -116,6 +124,7 @@ cdef struct Copy:
     bint may_wait
     bint has_acls           # the copy was made with its ACLs
     bint named              # it has its name in the upper
+    Opened opened           # a directory that gets its mode when it has its name
     Stat st
 
 
@@ -240,13 +249,23 @@ cdef int keep_among_links(Copy *c) noexcept nogil:
     return r
 
 
-cdef int put_name(Table *t, Node *parent, int fd, const char *work_name, int dirfd,
-                  const char *name) noexcept nogil:
-    """The copy appears under a name; the directory's own times stay what they were."""
+cdef int put_name_as_is(Table *t, Node *parent, int fd, const char *work_name, int dirfd,
+                        const char *name) noexcept nogil:
     cdef int r = mark_impure(t, parent, dirfd)
     if r == 0 and mark_reserved(name, strlen(name)):
         r = mark_set_plain(t, fd)
     return r if r < 0 else link_quietly(t, parent, fd, work_name, dirfd, name)
+
+
+cdef int put_name(Table *t, Node *parent, int fd, const char *work_name, int dirfd,
+                  const char *name) noexcept nogil:
+    """The copy appears under a name; the directory's own times stay what they were."""
+    cdef Opened opened
+    cdef int r = put_name_as_is(t, parent, fd, work_name, dirfd, name)
+    if r == -EACCES and closed_open(t, parent, dirfd, &opened) == 0:
+        r = put_name_as_is(t, parent, fd, work_name, dirfd, name)
+        closed_again(t, parent, dirfd, &opened)
+    return r
 
 
 cdef inline bint is_refused(int r) noexcept nogil:
@@ -259,10 +278,14 @@ cdef int give_name(Copy *c, Node *parent, int dirfd, const char *name) noexcept 
     cdef int r = keep_among_links(c) if c.n.linked else 0
     if r < 0:
         return r
-    r = put_name(c.t, parent, c.target, c.name, dirfd, name)
+    if c.n.type == S_IFDIR:
+        r = closed_begin(c.t, parent, name, c.target, &c.st, &c.opened)
+    if r == 0:
+        r = put_name(c.t, parent, c.target, c.name, dirfd, name)
     if r == 0:
         c.name[0] = 0
         c.named = True
+        r = closed_finish(c.t, c.target, &c.opened)
     elif c.n.linked and is_refused(r):
         r = 0
     elif c.n.linked:
@@ -432,6 +455,7 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
     c.may_wait = may_wait
     c.has_acls = False
     c.named = False
+    c.opened.record[0] = 0
     if parent != NULL:
         r = copy_named(&c, parent, text)
     else:
@@ -440,6 +464,7 @@ cdef int copy_up(Table *t, Node *n, uint64_t keep, bint may_wait) noexcept nogil
         unrecord_origin(t, n, c.target)
     if c.name[0]:
         sys_unlinkat(t.work_fd, c.name, AT_REMOVEDIR if n.type == S_IFDIR else 0)
+        closed_forget(t, &c.opened)
     if r == 0 and n.linked:
         r = sys_statx(c.target, b"", AT_EMPTY_PATH, &c.st)
     if r == 0 and t.passthrough and c.copied and not t.volatile_:

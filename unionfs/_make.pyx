@@ -21,6 +21,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport strlen
 
+from unionfs._closed cimport Opened, closed_begin, closed_finish, closed_forget
 from unionfs._descriptors cimport fd_close_doomed, node_adopt_fd_locked, ref_drop
 from unionfs._directories cimport dir_new, dir_ref
 from unionfs._guard cimport guard_adding
@@ -374,13 +375,17 @@ cdef int make_aside(Table *t, Op *op, const Make *make, Node *parent, int dirfd,
     """Creates a file where the upper has a whiteout device, or under a name that begins with
     ``.wh.``: built aside, put in place in one step."""
     cdef char nursery[WORK_NAME]
+    cdef Opened opened
     cdef bint is_dir = (make.mode & S_IFMT) == S_IFDIR and make.source == NULL
     cdef int r, fd = open_nursery(t, parent, dirfd, nursery)
     if fd < 0:
         return fd
     r = make_owned(t, op, make, parent, dirfd, fd, b"new", born)
+    opened.record[0] = 0
     if r == 0:
-        if is_dir and whiteout:
+        if is_dir:
+            r = closed_begin(t, parent, name, born.fd, &born.st, &opened)
+        if r == 0 and is_dir and whiteout:
             r = mark_set_opaque(t, born.fd)
         if r == 0 and mark_reserved(name, strlen(name)):
             r = mark_set_plain(t, born.fd)
@@ -394,32 +399,43 @@ cdef int make_aside(Table *t, Op *op, const Make *make, Node *parent, int dirfd,
                 mark_clear_directory(t, born.fd, False)
             sys_close(born.fd)
             sys_unlinkat(fd, b"new", AT_REMOVEDIR if is_dir else 0)
-        elif is_dir and whiteout:
-            sys_unlinkat(fd, b"new", 0)
+            closed_forget(t, &opened)
+        else:
+            if is_dir and whiteout:
+                sys_unlinkat(fd, b"new", 0)
+            r = closed_finish(t, born.fd, &opened)
+            if r < 0:
+                sys_close(born.fd)
     sys_close(fd)
     sys_unlinkat(t.work_fd, nursery, AT_REMOVEDIR)
     return r
 
 
 cdef int take_whiteout_away(Table *t, Node *parent, int dirfd, const char *name, size_t length,
-                            uint32_t type_, int fd) noexcept nogil:
+                            uint32_t type_, const Born *born) noexcept nogil:
     """A name has come beside its ``.wh.`` whiteout: 1 if there was one, 0, -errno without it."""
     cdef bint is_dir = type_ == S_IFDIR
+    cdef Opened opened
     cdef int r
     if parent.dir.count < 2:
         return 0
     r = mark_beside(t, dirfd, name, length)
     if r == 0:
         return 0
+    opened.record[0] = 0
     if r == 1 and is_dir:
-        r = mark_set_opaque(t, fd)
+        r = closed_begin(t, parent, name, born.fd, &born.st, &opened)
+        if r == 0:
+            r = mark_set_opaque(t, born.fd)
     if r >= 0:
         r = mark_remove(dirfd, name, length)
     if r == 0:
-        return 1
+        r = closed_finish(t, born.fd, &opened)
+        return 1 if r == 0 else r
     if is_dir:
-        mark_clear_directory(t, fd, False)
+        mark_clear_directory(t, born.fd, False)
     sys_unlinkat(dirfd, name, AT_REMOVEDIR if is_dir else 0)
+    closed_forget(t, &opened)
     return r
 
 
@@ -525,7 +541,7 @@ cdef int change_make(Table *t, Op *op, Node *parent, const char *name, size_t le
     if r == -EEXIST and sys_statx(ref.fd, name, 0, &there) == 0 and mark_is_whiteout(&there):
         r = make_aside(t, op, make, parent, ref.fd, name, True, &born)
     elif r == 0:
-        r = take_whiteout_away(t, parent, ref.fd, name, length, make.mode & S_IFMT, born.fd)
+        r = take_whiteout_away(t, parent, ref.fd, name, length, make.mode & S_IFMT, &born)
         if r < 0:
             sys_close(born.fd)
     if r < 0 and counted:

@@ -104,6 +104,9 @@ cdef struct Dir:
     # `made_ctime`, `shown_ctime` is shown.
     StatTime made_ctime
     StatTime shown_ctime
+    # While the daemon has opened the directory (_closed.pyx) this mode is shown, not its own.
+    uint32_t held_mode
+    uint32_t openings       # counts when that begins and ends
     bint unread             # the daemon may not look whether more branches hold it
     bint impure_known
     bint impure             # the upper directory may hold files with a recorded origin
@@ -178,6 +181,7 @@ cdef struct Handle:
 
 cdef struct Table:
     Mutex lock
+    Mutex opening           # held while a directory is open to its owner (_closed.pyx)
     Cond settled
     # the branches
     uint16_t branches       # how many, the upper's place counted also when there is none

@@ -39,6 +39,7 @@ cdef Table *table_new(uint16_t branches) noexcept nogil:
     if t == NULL:
         return NULL
     mutex_init(&t.lock, NULL)
+    mutex_init(&t.opening, NULL)
     cond_init(&t.settled, NULL)
     t.branches = branches
     t.work_fd = t.state_fd = t.links_fd = t.origins_fd = -1
@@ -106,6 +107,7 @@ cdef void table_free(Table *t) noexcept nogil:
     free(t.names)
     free(t.keys)
     mutex_destroy(&t.lock)
+    mutex_destroy(&t.opening)
     cond_destroy(&t.settled)
     free(t)
 

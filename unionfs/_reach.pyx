@@ -98,11 +98,13 @@ cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil:
     cdef Ref ref
     cdef char text[NAME_LIMIT + 1]
     cdef const Override *override
-    cdef uint32_t seq = 0
+    cdef uint32_t seq = 0, openings = 0
     cdef int r = -ESTALE, _attempt
     for _attempt in range(ATTEMPTS):
         mutex_lock(&t.lock)
         ref.fd = -1
+        if n.dir != NULL:
+            openings = n.dir.openings
         override = &t.branch[n.branch].override
         if n.orphan_fd >= 0:
             ref_borrow(&ref, n.orphan_fd)
@@ -118,14 +120,17 @@ cdef int node_stat(Table *t, Node *n, Stat *st) noexcept nogil:
             if r == 0:
                 override_show(override, ref.fd, st)
             ref_drop(t, &ref)
-            break
+            if n.dir == NULL or n.dir.openings == openings:
+                break
+            continue            # its mode was perhaps another one for that moment
         r = node_place(t, n, &ref, text, &seq)
         if r == 0:
             r = sys_statx(ref.fd, text, 0, st)
             if r == 0:
                 override_show_at(override, ref.fd, text, st)
             ref_drop(t, &ref)
-        if n.seq == seq and not n.changing and (r != -ESTALE or n.names == NULL):
+        if n.seq == seq and not n.changing and (r != -ESTALE or n.names == NULL) and (
+                n.dir == NULL or n.dir.openings == openings):
             break
     if r == 0:
         node_show(t, n, st)
@@ -144,6 +149,8 @@ cdef void node_show(Table *t, const Node *n, Stat *st) noexcept nogil:
     if (n.dir != NULL and st.stx_ctime.tv_nsec == n.dir.made_ctime.tv_nsec
             and st.stx_ctime.tv_sec == n.dir.made_ctime.tv_sec and n.dir.made_ctime.tv_sec):
         st.stx_ctime = n.dir.shown_ctime
+    if n.dir != NULL and n.dir.held_mode:
+        st.stx_mode = <uint16_t>n.dir.held_mode
     if n.dir != NULL and (n.dir.count > 1 or t.static_nlink):
         st.stx_nlink = 1        # as overlayfs: the number of subdirectories is not counted
     if n.linked:

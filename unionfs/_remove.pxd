@@ -23,6 +23,7 @@ cdef int spot_open(Table *t, Op *op, Spot *s, Node *parent, const char *name,
 cdef int spot_mark(Table *t, Spot *s) noexcept nogil
 cdef void spot_unmark(Spot *s) noexcept nogil
 cdef bint name_in_upper(Table *t, Spot *s) noexcept nogil
+cdef int check_removable(Table *t, Node *n) noexcept nogil
 cdef int empty_out(Table *t, Spot *s, Node *n) noexcept nogil
 # The names of nodes change from `hold_names` on, to the end or to `keep_names`.
 cdef int hold_names(Table *t, Op *op, Node *n, Node *other, Node *losing,

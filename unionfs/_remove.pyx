@@ -1,8 +1,9 @@
 # cython: language_level=3
 """Removing names, in the order of steps that a crash cannot tear (docs/format.md)."""
-from libc.errno cimport EISDIR, ENOTDIR, EPERM
+from libc.errno cimport EACCES, EISDIR, ENOTDIR, EPERM
 from libc.stdint cimport uint16_t
 
+from unionfs._closed cimport Opened, closed_again, closed_open
 from unionfs._copy cimport settle
 from unionfs._descriptors cimport fd_close_doomed, ref_drop
 from unionfs._directories cimport dir_keep_upper_only_locked, dir_ref
@@ -10,7 +11,7 @@ from unionfs._guard cimport guard_removing
 from unionfs._identity cimport forget_origin
 from unionfs._links cimport links_drop, links_set_count
 from unionfs._listing cimport listing_remove_locked
-from unionfs._lookup cimport check_empty, child_get, shown_below
+from unionfs._lookup cimport check_empty, child_get, dir_look_again, shown_below
 from unionfs._make cimport open_parent
 from unionfs._marks cimport (
     WORK_NAME,
@@ -247,14 +248,32 @@ cdef int empty_out(Table *t, Spot *s, Node *n) noexcept nogil:
     return r
 
 
-cdef int remove_directory(Table *t, Spot *s, Node *n) noexcept nogil:
-    """Removes a directory that shows nothing."""
-    cdef bint by_device = s.below and mark_format(t, s.length) == FORMAT_OVERLAY
-    cdef int r
-    if n.branch != 0:
-        r = mark_put(t, s.directory.fd, s.name, s.length)
-        return min(r, 0)
-    r = spot_mark(t, s)
+cdef int look_inside(Table *t, Node *n) noexcept nogil:
+    cdef int r = dir_look_again(t, n)
+    if r == 0 and n.dir.unread:
+        r = -EACCES             # what cannot be read is not known
+    return r if r < 0 else check_empty(t, n)
+
+
+cdef int check_removable(Table *t, Node *n) noexcept nogil:
+    """0 for a directory that shows nothing. It may be one that its owner may not read: that of the
+    upper is read all the same, as rmdir(2) would look into it."""
+    cdef Opened opened
+    cdef Ref ref
+    cdef int r = -EACCES
+    if not n.dir.unread:
+        r = check_empty(t, n)
+    if r != -EACCES or n.branch != 0 or dir_ref(t, n, 0, &ref) < 0:
+        return r
+    if closed_open(t, n, ref.fd, &opened) == 0:
+        r = look_inside(t, n)
+        closed_again(t, n, ref.fd, &opened)
+    ref_drop(t, &ref)
+    return r
+
+
+cdef int remove_upper(Table *t, Spot *s, Node *n, bint by_device) noexcept nogil:
+    cdef int r = spot_mark(t, s)
     if r == 0:
         r = empty_out(t, s, n)
     if r == 0:
@@ -263,6 +282,28 @@ cdef int remove_directory(Table *t, Spot *s, Node *n) noexcept nogil:
         else:
             r = sys_unlinkat(s.directory.fd, s.name, AT_REMOVEDIR)
     # On failure the whiteout stays: the directory beside it is empty, and what it hides was hidden.
+    return r
+
+
+cdef int remove_directory(Table *t, Spot *s, Node *n) noexcept nogil:
+    """Removes a directory that shows nothing."""
+    cdef bint by_device = s.below and mark_format(t, s.length) == FORMAT_OVERLAY
+    cdef Opened opened
+    cdef Ref ref
+    cdef bint open_
+    cdef int r
+    if n.branch != 0:
+        r = mark_put(t, s.directory.fd, s.name, s.length)
+        return min(r, 0)
+    r = dir_ref(t, n, 0, &ref)
+    if r < 0:
+        return r
+    # Its marks go first, and by_device it moves to the work directory.
+    open_ = closed_open(t, n, ref.fd, &opened) == 0
+    r = remove_upper(t, s, n, by_device)
+    if open_:
+        closed_again(t, n, ref.fd, &opened)
+    ref_drop(t, &ref)
     return r
 
 
@@ -278,7 +319,7 @@ cdef int change_rmdir(Table *t, Op *op, Node *parent, const char *name,
     if r == 0:
         r = settle(t, n, op.may_wait)
     if r == 0:
-        r = check_empty(t, n)
+        r = check_removable(t, n)
     if r == 0:
         r = spot_open(t, op, &s, parent, name, length)
     if r == 0:

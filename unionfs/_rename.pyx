@@ -4,6 +4,7 @@ from libc.errno cimport EACCES, EEXIST, EINVAL, EISDIR, ENOENT, ENOMEM, ENOTDIR,
 from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport strdup
 
+from unionfs._closed cimport Opened, closed_again, closed_open
 from unionfs._copy cimport bring_names, settle
 from unionfs._descriptors cimport fd_close_doomed, ref_drop
 from unionfs._directories cimport dir_keep_upper_only_locked, dir_ref
@@ -15,7 +16,7 @@ from unionfs._listing cimport (
     listing_put_locked,
     listing_remove_locked,
 )
-from unionfs._lookup cimport check_empty, child_get, need_upper
+from unionfs._lookup cimport child_get, dir_look_again, need_upper
 from unionfs._make cimport check_new_name
 from unionfs._marks cimport (
     mark_clear_directory,
@@ -50,6 +51,7 @@ from unionfs._reach cimport node_path_ref
 from unionfs._redirect cimport REDIRECT_SIZE, redirect_location, redirect_place, redirect_write
 from unionfs._remove cimport (
     Spot,
+    check_removable,
     empty_out,
     hold_names,
     keep_names,
@@ -116,7 +118,7 @@ cdef int check_types(Table *t, Node *source, Node *target, uint32_t flags) noexc
         return 0
     if t.rename_dir == RENAME_DIR_EXDEV and not is_whole(source):
         return -EXDEV           # overlayfs says so before it looks into the target
-    return check_empty(t, target)
+    return check_removable(t, target)
 
 
 cdef int redirect(Table *t, Node *n, int fd) noexcept nogil:
@@ -143,16 +145,59 @@ cdef int redirect(Table *t, Node *n, int fd) noexcept nogil:
     return 0
 
 
+cdef int set_apart(Table *t, Node *n, int fd) noexcept nogil:
+    return mark_set_opaque(t, fd) if n.dir.count == 1 else redirect(t, n, fd)
+
+
 cdef int close_off(Table *t, Node *n, bint below) noexcept nogil:
     """A directory that comes to stand over a lower one must not be merged with it."""
+    cdef Opened opened
     cdef Ref ref
     cdef int r
     if n.dir == NULL or (not below and n.dir.count == 1):
         return 0
     r = dir_ref(t, n, 0, &ref)
+    if r < 0:
+        return r
+    r = set_apart(t, n, ref.fd)
+    if r == -EACCES and closed_open(t, n, ref.fd, &opened) == 0:
+        r = set_apart(t, n, ref.fd)
+        closed_again(t, n, ref.fd, &opened)
+    ref_drop(t, &ref)
+    return r
+
+
+cdef int know_branches(Table *t, Node *n) noexcept nogil:
+    """A directory whose owner may not search it could leave content behind in a lower."""
+    cdef Opened opened
+    cdef Ref ref
+    cdef int r
+    if n.dir == NULL or not n.dir.unread or n.branch != 0:
+        return 0
+    r = dir_ref(t, n, 0, &ref)
+    if r < 0:
+        return r
+    r = closed_open(t, n, ref.fd, &opened)
     if r == 0:
-        r = mark_set_opaque(t, ref.fd) if n.dir.count == 1 else redirect(t, n, ref.fd)
-        ref_drop(t, &ref)
+        r = dir_look_again(t, n)
+        closed_again(t, n, ref.fd, &opened)
+    ref_drop(t, &ref)
+    return -EACCES if r == 0 and n.dir.unread else r
+
+
+cdef int clear_target(Table *t, Spot *s, Node *n) noexcept nogil:
+    """What a directory is renamed over has no marks inside then."""
+    cdef Opened opened
+    cdef Ref ref
+    cdef bint open_
+    cdef int r = dir_ref(t, n, 0, &ref)
+    if r < 0:
+        return r
+    open_ = closed_open(t, n, ref.fd, &opened) == 0
+    r = empty_out(t, s, n)
+    if open_:
+        closed_again(t, n, ref.fd, &opened)
+    ref_drop(t, &ref)
     return r
 
 
@@ -227,7 +272,7 @@ cdef int clear_way(Table *t, Spot *source, Spot *target, Node *n, Node *other,
     if r == 0 and swapped:
         r = close_off(t, other, source.below)
     elif r == 0 and other != NULL and other.dir != NULL and other.branch == 0:
-        r = empty_out(t, target, other)
+        r = clear_target(t, target, other)
     return r
 
 
@@ -319,6 +364,10 @@ cdef int rename_nodes(Table *t, Op *op, Spot *source, Spot *target, Node *n, Nod
     if r == 0:
         r = check_types(t, n, other, flags)
     if r == 0:
+        r = know_branches(t, n)
+    if r == 0 and flags & RENAME_EXCHANGE:
+        r = know_branches(t, other)
+    if r == 0:
         r = need_whole(t, op, n)
     if r == 0 and other != NULL:
         r = need_whole(t, op, other) if flags & RENAME_EXCHANGE else settle(t, other, op.may_wait)
@@ -385,11 +434,23 @@ cdef int check_brought(Table *t, Node *n) noexcept nogil:
     return r
 
 
+cdef int make_opaque(Table *t, int fd) noexcept nogil:
+    cdef TimeSpec times[2]
+    cdef Stat st
+    cdef int r = sys_statx(fd, b"", AT_EMPTY_PATH, &st)
+    if r == 0:
+        r = mark_set_opaque(t, fd)
+    if r == 0:
+        r = mark_clear_directory(t, fd, True)
+        sys_times(&st, times)
+        sys_utimens(fd, b"", times)
+    return r
+
+
 cdef int change_make_whole(Table *t, Node *n) noexcept nogil:
     """Marks an upper directory opaque; the caller has brought all its children up."""
     cdef Fd *doomed = NULL
-    cdef TimeSpec times[2]
-    cdef Stat st
+    cdef Opened opened
     cdef Ref ref
     cdef int r
     if n.dir == NULL:
@@ -401,13 +462,10 @@ cdef int change_make_whole(Table *t, Node *n) noexcept nogil:
         r = dir_ref(t, n, 0, &ref)
     if r < 0:
         return r
-    r = sys_statx(ref.fd, b"", AT_EMPTY_PATH, &st)
-    if r == 0:
-        r = mark_set_opaque(t, ref.fd)
-    if r == 0:
-        r = mark_clear_directory(t, ref.fd, True)
-        sys_times(&st, times)
-        sys_utimens(ref.fd, b"", times)
+    r = make_opaque(t, ref.fd)
+    if r == -EACCES and closed_open(t, n, ref.fd, &opened) == 0:
+        r = make_opaque(t, ref.fd)
+        closed_again(t, n, ref.fd, &opened)
     ref_drop(t, &ref)
     if r < 0:
         return r

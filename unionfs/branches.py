@@ -133,6 +133,7 @@ class BranchStack:
         scratch = f"{self.workdir}/{workdir.SCRATCH}"
         self.work_path = os.fsencode(scratch)
         self.work_fd = workdir.make(self.state_fd, workdir.SCRATCH, scratch)
+        workdir.restore(self.upper_fd, self.work_fd)
         workdir.clear(self.work_fd, self.workdir)
         self.trusted = workdir.probe(self.work_fd, self.upper.path, self.whiteout)
 

@@ -8,7 +8,7 @@ and clears it at mount too (fs/overlayfs/super.c, ovl_workdir_create).
 
 import os
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from errno import (
     EDQUOT,
     EEXIST,
@@ -35,6 +35,10 @@ LINKS: Final = "links"
 #: Origins that files cannot carry themselves (unionfs/_identity.pyx); empty when none is left.
 ORIGINS: Final = "origins"
 
+#: What the records of modes begin with, in the scratch space (unionfs/_closed.pyx).
+_MODE: Final = "mode-"
+
+_OPEN_PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_EXCHANGE, _RENAME_WHITEOUT = 2, 4  # <linux/fs.h>
 
@@ -89,6 +93,32 @@ def clear(scratch: int, path: str) -> None:
         raise WorkdirUnusable(
             path=path, reason=f"{error.filename or 'its content'}: {error.strerror}"
         ) from None
+
+
+def restore(upper: int, scratch: int) -> None:
+    """Give directories of the upper the modes back that a dead daemon had not given back yet.
+
+    The records are those of unionfs/_closed.pyx.  One that does not fit what is there, a
+    directory of the same owner that its owner has been let into, says nothing.
+    """
+    found = []
+    for name in os.listdir(scratch):
+        if name.startswith(_MODE):
+            owner = os.stat(name, dir_fd=scratch, follow_symlinks=False).st_uid
+            with suppress(OSError, ValueError):  # not a link, or not one of ours
+                octal, number, path = os.readlink(name, dir_fd=scratch).split(" ", 2)
+                found.append((path, int(octal, 8), int(number), owner))
+    # The deepest first: above them may be directories that cannot be searched afterwards.
+    for path, mode, inode, owner in sorted(found, key=lambda one: -one[0].count("/")):
+        with suppress(FileNotFoundError, NotADirectoryError), ExitStack() as opened:
+            directory = upper
+            for name in filter(None, path.split("/")):
+                directory = os.open(name, _OPEN_PATH, dir_fd=directory)
+                opened.callback(os.close, directory)
+            there = os.stat(directory)
+            as_noted = (inode, owner, mode | 0o700)
+            if (there.st_ino, there.st_uid, stat.S_IMODE(there.st_mode)) == as_noted:
+                os.chmod(f"/proc/self/fd/{directory}", mode)
 
 
 def remove(upper: int, name: str) -> None:

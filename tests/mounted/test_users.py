@@ -182,7 +182,8 @@ def test_copying_up_into_a_directory_that_may_not_be_written(
     place: Path, ordinary_user: OrdinaryUser, marked: bool
 ) -> None:
     """The user may change the files, but the daemon, who is he, may not add names to their
-    directory: refused, nothing left behind, and done once it may."""
+    directory: done in the user's own, as on one filesystem; in somebody else's refused, nothing
+    left behind, and done once it may."""
     union = Union(place)
     upper = place / "upper"
     build(union.lower, {"d/file": "file", "d/sub/x": "x", "d/other": "other"})
@@ -199,8 +200,9 @@ def test_copying_up_into_a_directory_that_may_not_be_written(
         "chmod 700 d/sub",
     ]
 
-    def attempt(directory_mode: int) -> list[str]:
+    def attempt(owner: int, directory_mode: int) -> list[str]:
         (upper / "d").chmod(directory_mode)
+        os.chown(upper / "d", owner, owner)
         ordinary_user.run(*words, check=True)
         pid = daemon_of(place)
         said = [ordinary_user.run("sh", "-c", f"cd {root}; {each}").stderr for each in changes * 2]
@@ -210,14 +212,16 @@ def test_copying_up_into_a_directory_that_may_not_be_written(
 
     if marked:
         changes, everything = ["echo more >> d/other"], changes
-        assert attempt(0o755) == ["", ""]
+        assert attempt(ordinary_user.uid, 0o755) == ["", ""]
         changes = everything
-    (upper / "d").chmod(0o555)
+    (upper / "d").chmod(0o755)
+    os.chown(upper / "d", 0, 0)
     before = snapshot(upper)
-    refused = attempt(0o555)
+    refused = attempt(0, 0o755)
     assert [m for m in refused if "Permission denied" not in m] == []
     assert snapshot(upper) == before
-    assert attempt(0o755) == [""] * len(refused)
+    assert attempt(ordinary_user.uid, 0o555) == [""] * len(refused)
+    assert (upper / "d").stat().st_mode & 0o7777 == 0o555
     assert (upper / "d/file").read_text() == "filemore\nmore\n"
     assert (upper / "d/link").lstat().st_mtime == 1000
     assert (upper / "d/fifo").stat().st_mode & 0o7777 == 0o600

@@ -51,7 +51,7 @@ def check_workdir(
                     "scratch-left",
                     path,
                     f"{len(left)} entries",
-                    partial(_clear, fd, path),
+                    partial(_clear, upper, fd, path),
                 )
     return found
 
@@ -108,7 +108,8 @@ def _check_access(report: Report, upper: int, fd: int, path: str) -> None:
         report.add("workdir-mode", path, f"{mode:04o}", lambda: os.chmod(fd, 0o700))
 
 
-def _clear(fd: int, path: str) -> None:
+def _clear(upper: int, fd: int, path: str) -> None:
+    workdir.restore(upper, fd)
     try:
         workdir.clear(fd, path)
     except WorkdirUnusable as error:

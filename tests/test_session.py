@@ -19,7 +19,7 @@ import unionfs
 from tests.conftest import Directories, LogWatch, OrdinaryUser
 from tests.mounted.harness import status
 from tests.wire.channel import fails
-from unionfs import _mount, copyup, daemon, kernel, session, uppers
+from unionfs import _mount, copyup, daemon, daemons, kernel, session, uppers
 from unionfs._tree import Tree
 from unionfs.branches import BranchStack
 from unionfs.errors import (
@@ -236,6 +236,35 @@ def test_a_lock_without_a_note(branches: Directories, monkeypatch: pytest.Monkey
             union(branches).start()
     finally:
         os.close(fd)
+
+
+@root_only
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        (None, "mounted at {}: unmount that first"),
+        ((None, True), "unmounted from {}, which still writes out"),
+        (("/else", False), "mounted at {} in another mount namespace"),
+    ],
+)
+def test_what_is_said_of_who_holds_an_upper(
+    branches: Directories,
+    monkeypatch: pytest.MonkeyPatch,
+    found: tuple[str | None, bool] | None,
+    state: str,
+) -> None:
+    """What still writes out is not called mounted, and what nobody here sees not unmountable."""
+    monkeypatch.setattr(uppers, "PATIENCE", 0.1)
+    other = branches.base / "other"
+    other.mkdir()
+    with union(branches) as mount:
+        daemon_found = None
+        if found is not None:
+            daemon_found = daemons.Daemon(mount.pid, 0, found[0], False, found[1])
+        monkeypatch.setattr(daemons, "daemon_of", lambda pid: daemon_found)
+        with pytest.raises(UpperBusy) as caught:
+            unionfs.mount([branches.lower], branches.upper, other).start()
+        assert state.format(branches.mountpoint) in str(caught.value)
 
 
 def test_options_are_checked_at_once(branches: Directories) -> None:

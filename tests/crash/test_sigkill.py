@@ -246,7 +246,7 @@ def check_upper(union: Union) -> None:
 
 @pytest.mark.parametrize("whiteout", ["aufs", "overlay"])
 @pytest.mark.parametrize(
-    "rounds", [30, pytest.param(1500, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
+    "rounds", [30, pytest.param(600, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
 )
 def test_every_name_is_before_or_after(
     place: Path, whiteout: str, rounds: int, chance: random.Random

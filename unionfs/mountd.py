@@ -208,7 +208,7 @@ def _answer(connection: socket.socket, prefault: Prefault, mount: Mount) -> None
             sys.stdout.flush()  # os._exit does not
         except OSError:
             status = None  # who asked says the same, and what went wrong
-        with suppress(OSError):  # answered already, or he went away
+        with suppress(OSError):  # answered already, or the caller went away
             connection.send(bytes([_DECLINED if status is None else status]))
 
 
@@ -222,7 +222,7 @@ def _read(connection: socket.socket) -> Request | None:
     connection.settimeout(_PATIENCE)
     try:
         request = _receive(connection)
-    except OSError:  # he went away, or sends nothing
+    except OSError:  # the caller went away, or sends nothing
         return None
     connection.settimeout(None)
     if request is None or uid != os.geteuid() or not _become(request, pid):
@@ -269,9 +269,9 @@ def _become(request: Request, pid: int) -> bool:
 
 
 def _may_mount(request: Request, pid: int) -> bool:
-    """Whether the caller may mount in the namespaces he has sent: they are his, and he their root.
+    """Whether the caller may mount in the namespaces it has sent, as their root.
 
-    Raises OSError where he cannot be looked at.
+    Raises OSError where the caller cannot be looked at.
     """
     owner = fcntl.ioctl(request.mounts, _NS_GET_USERNS)
     try:

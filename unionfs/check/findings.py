@@ -24,7 +24,7 @@ class Kind(NamedTuple):
 _NOT_KNOWN = "left: what was meant is not known"
 _NEEDS_LOWERS = "counted anew with --lower, left without"
 
-#: By code.  A code keeps its meaning for good: scripts depend on it.
+#: By code.  A code never gets another meaning: scripts depend on it.
 KINDS: Final[Mapping[str, Kind]] = {
     # whiteouts
     "whiteout-beside": Kind(

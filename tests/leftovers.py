@@ -96,9 +96,15 @@ def keep(directory: Path, own_namespace: bool) -> None:
 
 
 def _end_all(directory: Path, own_namespace: bool, seconds: float = 30) -> None:
-    """Kill the processes of the run whose keeper this is."""
+    """Kill the processes of the run whose keeper this is, until some looks find none.
+
+    One look is not enough: one that was just entering a namespace of its own has been missed.
+    """
     deadline = time.monotonic() + seconds
-    while (left := _of_the_run(directory, own_namespace)) and time.monotonic() < deadline:
+    looks = 0
+    while looks < 4 and time.monotonic() < deadline:
+        left = _of_the_run(directory, own_namespace)
+        looks = 0 if left else looks + 1
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

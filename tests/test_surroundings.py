@@ -120,7 +120,10 @@ process = subprocess.Popen(stubborn, cwd=names[2], stdin=reading, stdout=subproc
 process.stdout.readline()
 others = [process.pid, mount.pid]
 if os.geteuid() == 0:
-    others.append(subprocess.Popen(["unshare", "--mount", "sleep", "1000"], cwd=names[2]).pid)
+    within = ["unshare", "--mount", "sh", "-c", "echo; exec sleep 1000"]
+    process = subprocess.Popen(within, cwd=names[2], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    others.append(process.pid)
     others.append(subprocess.Popen(["sleep", "1000"], cwd=names[2], start_new_session=True).pid)
 print(*others, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

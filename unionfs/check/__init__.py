@@ -72,7 +72,7 @@ def check(
         numbers.take(os.fstat(root).st_ino, 0, "")
         walk(root, visitor.visit, first, report.unreadable)
         visible = None
-        if below is not None and not links.empty:
+        if below is not None and not links.empty and report.complete:
             visible = below.count_names(links.numbers, trusted=not visitor.by_user)
         links.finish(numbers, visible)
         numbers.finish()

@@ -222,6 +222,7 @@ class Report:
     def __init__(self, *, repair: bool) -> None:
         self.findings: list[Finding] = []
         self._repair = repair
+        self.complete = True  #: whether all could be looked at: else what is not met may be there
 
     def add(
         self, code: str, path: str, detail: str = "", repair: Callable[[], None] | None = None
@@ -239,4 +240,5 @@ class Report:
         return repaired
 
     def unreadable(self, path: str, error: OSError) -> None:
+        self.complete = False
         self.add("unreadable", path, error.strerror or str(error))

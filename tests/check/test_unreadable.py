@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.check.upper import Upper, opened
+from tests.tree.union import put
 from unionfs.check import check
 
 NOBODY = 65534
@@ -33,16 +34,31 @@ def test_records_of_unreadable_entries_stay(base: Path) -> None:
     upper.impure("closed")
     name = upper.record("closed/l", 123456789)
     (upper.path / "closed").chmod(0)
-    for path in (base, *base.rglob("*")):
+    found = check_as_nobody(upper)
+    assert "unreadable closed" in found
+    assert not [each for each in found if each.startswith("record-stale")]
+    assert os.listdir(upper.origins) == [name]
+
+
+def test_unreadable_lowers_are_named(base: Path) -> None:
+    """Once the check ended there, with the name of the upper."""
+    upper = Upper(base)
+    upper.put("d/.wh.a")
+    put(upper.lower, "d/a", "l")
+    os.link(upper.lower / "l", upper.lower / "m")
+    (upper.lower / "d").chmod(0)
+    assert check_as_nobody(upper) == ["unreadable lowers:d"]
+
+
+def check_as_nobody(upper: Upper) -> list[str]:
+    for path in (upper.base, *upper.base.rglob("*")):
         os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-    with opened(upper.path) as (fd,):
+    with opened(upper.path, upper.lower) as (fd, lower):
         os.setegid(NOBODY)
         os.seteuid(NOBODY)
         try:
-            found = check(fd, None, [], repair=True)
+            found = check(fd, None, [lower], repair=True)
         finally:
             os.seteuid(0)
             os.setegid(0)
-    assert "unreadable closed" in [f"{one.code} {one.path}" for one in found]
-    assert "record-stale" not in [one.code for one in found]
-    assert os.listdir(upper.origins) == [name]
+    return [f"{one.code} {one.path}" for one in found]

@@ -73,7 +73,10 @@ def check(
         walk(root, visitor.visit, first, report.unreadable)
         visible = None
         if below is not None and not links.empty and report.complete:
-            visible = below.count_names(links.numbers, trusted=not visitor.by_user)
+            try:
+                visible = below.count_names(links.numbers, trusted=not visitor.by_user)
+            except PermissionError as error:
+                report.unreadable("lowers:", error)
         links.finish(numbers, visible)
         numbers.finish()
         origins.finish()
@@ -146,8 +149,12 @@ class _Visitor:
         self.by_user |= REDIRECT[0] not in directory.attributes
         if not is_redirect(redirect):
             self._report.add("redirect-malformed", directory.path, repr(redirect))
-        elif self._below is not None and self._below.names(directory.below) is None:
-            self._report.add("redirect-nowhere", directory.path, repr(redirect))
+        elif self._below is not None:
+            try:
+                if self._below.names(directory.below) is None:
+                    self._report.add("redirect-nowhere", directory.path, repr(redirect))
+            except PermissionError as error:
+                self._report.unreadable(f"lowers:{directory.below}", error)
 
     def _read_inside(self, directory: Directory) -> dict[str, dict[str, bytes]]:
         inside = {}

@@ -4,9 +4,12 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
+from typing import Final
 
 from unionfs._tree import ROOT, Tree
 
+#: The longest name, in bytes.
+_NAME_MAX: Final = 255
 _DT_DIR = 4  # <dirent.h>
 
 
@@ -27,6 +30,8 @@ class Lowers:
         with suppress(FileNotFoundError, NotADirectoryError):
             try:
                 for name in filter(None, path.split("/")):
+                    if len(os.fsencode(name)) > _NAME_MAX:  # a redirect may say anything
+                        return None
                     node, _ = self._tree.lookup(node, os.fsencode(name))
                     held.append(node)
                 return frozenset(os.fsdecode(name) for name, *_ in self._tree.readdir(node))

@@ -92,7 +92,11 @@ def check_names(
                 repair=_remover(directory, name),
             )
     elif lonely and shown_below is not None:
-        shown = shown_below(directory.below) or frozenset()
+        try:
+            shown = shown_below(directory.below) or frozenset()
+        except PermissionError as error:
+            report.unreadable(f"lowers:{directory.below}", error)
+            return beside
         for name in lonely:
             if name.removeprefix(".wh.") not in shown:
                 report.add("whiteout-useless", directory.path_of(name))

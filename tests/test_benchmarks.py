@@ -301,7 +301,7 @@ def test_command_with_a_fuse_peer(tmp_path: Path) -> None:
     assert {"mount to first answer, by mounts", "private memory at rest, by mounts"} <= rows
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="engines start and build containers as root and as a user")
 @pytest.mark.container
 @needs_root
 @pytest.mark.timeout(280)

@@ -163,7 +163,10 @@ def run_here(commands: Sequence[Command]) -> list[Command]:
 def main() -> int:
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     if sys.argv[1:]:
-        failed = run_here([*CHECKS, (sys.executable, "-m", "pytest", *sys.argv[1:])])
+        # A search takes longer than any test may, see pyproject.toml.
+        unwatched = ["-o", "faulthandler_timeout=0"] if "--long" in sys.argv else []
+        pytest = (sys.executable, "-m", "pytest", *unwatched, *sys.argv[1:])
+        failed = run_here([*CHECKS, pytest])
     else:
         failed = run_lanes()
     for command in failed:

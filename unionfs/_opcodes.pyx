@@ -86,14 +86,16 @@ cdef int64_t on_init(Call *call) noexcept nogil:
     """Negotiate.  The flags asked for are explained in docs/design.md; the rest is left alone.
 
     ATOMIC_O_TRUNC is not asked for: together with ENOSYS to OPEN a rewrite would keep old bytes.
-    POSIX_LOCKS and FLOCK_LOCKS are not either, so locks are the kernel's.
+    POSIX_LOCKS and FLOCK_LOCKS are not either, so locks are the kernel's. Nor is ASYNC_DIO: after an
+    asynchronous O_DIRECT write the kernel keeps pages that were read meanwhile, and with O_DSYNC it
+    sends no FSYNC (fs/fuse/file.c, fuse_direct_IO and fuse_cache_write_iter, Linux 6.18).
     """
     cdef const InitIn *request = <const InitIn *>call.body
     cdef InitOut *out = <InitOut *>call.reply
     cdef Channel *channel = call.channel
     cdef uint32_t wanted = (
         INIT_ASYNC_READ | INIT_BIG_WRITES | INIT_DONT_MASK | INIT_DO_READDIRPLUS
-        | INIT_READDIRPLUS_AUTO | INIT_ASYNC_DIO | INIT_PARALLEL_DIROPS | INIT_POSIX_ACL
+        | INIT_READDIRPLUS_AUTO | INIT_PARALLEL_DIROPS | INIT_POSIX_ACL
         | INIT_MAX_PAGES | INIT_CACHE_SYMLINKS | INIT_NO_OPENDIR_SUPPORT
         | INIT_HANDLE_KILLPRIV_V2 | INIT_SETXATTR_EXT)
     memset(out, 0, sizeof(InitOut))

@@ -36,6 +36,17 @@ def _written(path: Path, flags: int = 0, sync: Callable[[int], object] = lambda 
         os.close(fd)
 
 
+def _written_by_aio(path: Path) -> None:
+    ring = calls.Aio()
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_DSYNC)
+    with mmap.mmap(-1, len(NEW)) as memory:
+        memory[:] = NEW
+        ring.submit(ring.WRITE, fd, memory, len(NEW), 0)
+        assert ring.wait(1) == {0: len(NEW)}
+    os.close(fd)
+    ring.close()
+
+
 def _stored(path: Path) -> None:
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), len(NEW)) as mapping:
         mapping[:] = NEW
@@ -56,6 +67,7 @@ DURABLE: dict[str, Callable[[Path], None]] = {
     "O_SYNC": lambda path: _written(path, os.O_SYNC),
     "O_DSYNC": lambda path: _written(path, os.O_DSYNC),
     "O_DIRECT and O_DSYNC": lambda path: _written(path, os.O_DIRECT | os.O_DSYNC),
+    "AIO and O_DSYNC": _written_by_aio,
     "msync": _stored,
     "msync of an older mapping": _stored_later,
 }

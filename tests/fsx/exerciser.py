@@ -35,6 +35,7 @@ WEIGHTS = {
     "direct_read": 4,
     "direct_write": 4,
     "flags_taken_back": 3,
+    "aio_write": 2,
     "seek": 3,
     "fsync": 2,
     "drop_pages": 1,
@@ -352,6 +353,24 @@ class Exerciser:
         with memoryview(self._memory)[:length] as view:
             done = os.preadv(self._direct, [view], start)
             self._expect("direct_read", start, bytes(view[:done]), length)
+
+    def _aio_write(self) -> None:
+        """Asynchronous, and read through the page cache while it is under way."""
+        if self._direct < 0:
+            return
+        start, length = self._direct_range()
+        data = self._random.randbytes(length)
+        self._note(f"aio_write {start} +{length}")
+        self._memory[:length] = data
+        ring = calls.Aio()
+        ring.submit(ring.WRITE, self._direct, self._memory, length, start)
+        os.pread(self._early, length, start)
+        done = ring.wait(1)[0]
+        ring.close()
+        if done != length:
+            raise self._mismatch(f"aio_write wrote {done} of {length}")
+        self._put(start, data)
+        self._expect("read", start, os.pread(self._early, length, start), length)
 
     def _direct_write(self) -> None:
         if self._direct < 0:

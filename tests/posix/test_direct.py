@@ -80,6 +80,22 @@ def test_meets_a_mapping(place: Place) -> None:
 
 
 @given(TREE)
+def test_aio_meets_the_page_cache(place: Place) -> None:
+    """Who reads while an asynchronous write is under way must not keep what was there before."""
+    ring = calls.Aio()
+    offsets = range(0, len(DATA), BLOCK)
+    with opened(place / "file", DIRECT) as direct, opened(place / "file") as cached:
+        for number in range(50):
+            byte = bytes([number + 1])
+            ring.submit(ring.WRITE, direct, _buffer(byte * len(DATA)), len(DATA), 0)
+            for offset in offsets:
+                os.pread(cached, 1, offset)
+            assert ring.wait(1) == {number: len(DATA)}
+            assert {os.pread(cached, 1, offset) for offset in offsets} == {byte}
+    ring.close()
+
+
+@given(TREE)
 def test_misaligned(place: Place) -> None:
     """ext4 wants what the device wants: at least 512."""
     memory = _buffer(bytes(2 * BLOCK))

@@ -1,6 +1,7 @@
 """A full disk: the operation fails with ENOSPC, the tree is as it was, and nothing freezes."""
 
 import errno
+import mmap
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -207,3 +208,25 @@ def test_writing_until_it_is_full(union: Union) -> None:
     (root / "again").write_bytes(b"a" * 4 * MEBIBYTE)
     union.remount()
     assert (root / "again").read_bytes() == b"a" * 4 * MEBIBYTE
+
+
+@disks(blocks=True)
+def test_stores_through_a_mapping(union: Union) -> None:
+    """Each place where the kernel can say that they are lost says so: msync, close, fsync.
+
+    A `mmap` has a descriptor of its own, whose close says it to nobody: it stays open.
+    """
+    root = union.mountpoint
+    size = 12 * MEBIBYTE
+    fd = os.open(root / "mapped", os.O_RDWR | os.O_CREAT)
+    os.truncate(fd, size)
+    with mmap.mmap(fd, size) as mapping:
+        mapping[:] = b"x" * size
+        fails_with(errno.ENOSPC, mapping.flush)
+        mapping[:] = b"y" * size
+        fails_with(errno.ENOSPC, lambda: os.close(fd))
+        other = os.open(root / "mapped", os.O_RDWR)
+        mapping[:] = b"z" * size
+        fails_with(errno.ENOSPC, lambda: os.fsync(other))
+        os.close(other)
+        os.truncate(root / "mapped", 0)

@@ -1,6 +1,7 @@
 """umount.fuse.unionfs-mount: when it returns, nothing of the mount is left."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.mounted.commands import command, unionfs_mount
 from tests.mounted.harness import gone, needs_root, only_unionfs, wait_until
 from tests.mounts import detach, mounts_below
 from unionfs import errors
+from unionfs.cli import umount
 
 pytestmark = only_unionfs
 
@@ -108,6 +110,42 @@ def test_a_copy_in_another_namespace_is_named(branches: Directories) -> None:
         assert f"process {pid}" in again.stderr
         assert f"mount namespace of process {other.pid}" in again.stderr
         other.communicate(b"\n")
+    wait_until(lambda: gone(pid), "the daemon ends")
+
+
+@needs_root
+def test_a_server_that_does_not_answer_is_not_asked(branches: Directories) -> None:
+    pid = mount(branches)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with subprocess.Popen([command(HELPER), branches.mountpoint]) as helper:
+            try:
+                wait_until(lambda: not mounts_below(branches.mountpoint), "it is unmounted")
+                assert helper.poll() is None
+            finally:
+                os.kill(pid, signal.SIGCONT)
+        assert (helper.returncode, gone(pid)) == (0, True)
+    finally:
+        detach(branches.mountpoint)
+
+
+@needs_root
+def test_another_users_server_cannot_hold_up_root(
+    branches: Directories, ordinary_user: OrdinaryUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(umount, "_LOOK", 1)
+    branches.give_to(ordinary_user)
+    words = (branches.lower, branches.upper, branches.mountpoint)
+    ordinary_user.run("unionfs-mount", *words, check=True)
+    (pid,) = processes_about(branches.base)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        umount.unmount(str(branches.mountpoint), lazily=False, forced=False)
+        assert not mounts_below(branches.mountpoint)
+        assert not gone(pid)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        detach(branches.mountpoint)
     wait_until(lambda: gone(pid), "the daemon ends")
 
 

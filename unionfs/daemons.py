@@ -61,6 +61,32 @@ def daemon_of(pid: int) -> Daemon | None:
     return next((daemon for daemon in daemons() if daemon.pid == pid), None)
 
 
+def server_of(device: int) -> int | None:
+    """A pidfd of a process that serves the mount with this st_dev; None if none is found.
+
+    The mount itself is not asked: a server that hangs would not answer, and one that means harm,
+    or is in another namespace of processes, would name a process that is no server of it.
+    """
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with suppress(OSError):  # gone meanwhile, or another user's
+            if device in _connections(pid):
+                fd = os.pidfd_open(pid)
+                with suppress(OSError):
+                    if device in _connections(pid):  # still, so the descriptor is of this one
+                        return fd
+                os.close(fd)
+    return None
+
+
+def behind(pidfd: int) -> tuple[int, bool]:
+    """The process id, 0 or -1 for one that has ended, and whether the process is this user's."""
+    with open(f"/proc/self/fdinfo/{pidfd}") as file:
+        pid = next(int(line.split()[1]) for line in file if line.startswith("Pid:"))
+    with suppress(OSError):
+        return pid, os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+    return -1, False
+
+
 def _unions(process: int | str) -> dict[int, str]:
     """The mount point of each union that a process sees, by st_dev."""
     found = {}

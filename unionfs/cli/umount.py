@@ -5,24 +5,23 @@ this kind without waiting for its server, which then writes the upper out; so th
 could not be unmounted at once.
 """
 
-import json
 import os
 import select
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from getopt import GetoptError, gnu_getopt
 from typing import Final
 
-from unionfs import kernel, mounttable
+from unionfs import daemons, kernel, mounttable
 from unionfs.cli import printable, run
-from unionfs.cli.attributes import read
-from unionfs.errors import UnionfsError, UnmountFailed, UsageError
-from unionfs.xattrs import STATUS
+from unionfs.errors import UnmountFailed, UsageError
 
 PROGRAM = "umount.fuse.unionfs-mount"
 # How often to look whether another mount namespace is what keeps the server. In milliseconds.
 _LOOK: Final = 500
+# After so many looks the process that is waited for is named, and not waited for any longer if it
+# is another user's: that user could stop it to hold up whoever unmounts everything.
+_SILENT_LOOKS: Final = 20
 
 HELP = """\
 usage: umount.fuse.unionfs-mount [-l] [-f] MOUNTPOINT
@@ -68,7 +67,7 @@ def unmount(point: str, *, lazily: bool, forced: bool) -> None:
     mount = mounttable.mounted_at(point)
     if mount is None:
         raise UnmountFailed(path=point, reason="nothing is mounted there")
-    server = None if lazily or forced else _server(point)
+    server = None if lazily or forced else daemons.server_of(mount.device)
     try:
         kernel.unmount(point, lazily=lazily, forced=forced)
     except OSError as error:
@@ -76,25 +75,32 @@ def unmount(point: str, *, lazily: bool, forced: bool) -> None:
     if server is None:
         return
     try:
-        poll = select.poll()
-        poll.register(server, select.POLLIN)
-        while not poll.poll(_LOOK):
-            other = mounttable.elsewhere(mount.device)
-            if other is not None:
-                text = (
-                    f"{PROGRAM}: {printable(point)} is unmounted here, and still mounted in the "
-                    f"mount namespace of process {other}: its branches stay in use"
-                )
-                print(text, file=sys.stderr)
-                return
+        _wait(server, mount.device, printable(point))
     finally:
         os.close(server)
 
 
-def _server(point: str) -> int | None:
-    """A descriptor of the process that serves a mount; None if it is gone, or not ours to know."""
-    with suppress(UnionfsError, OSError, ValueError):
-        status = json.loads(read(point, STATUS))
-        if "pid" in status:
-            return os.pidfd_open(status["pid"])
-    return None
+def _wait(server: int, device: int, point: str) -> None:
+    """Return when the process has ended, or will not end by this unmounting."""
+    poll = select.poll()
+    poll.register(server, select.POLLIN)
+    looks = 0
+    while not poll.poll(_LOOK):
+        other = mounttable.elsewhere(device)
+        if other is not None:
+            _say(
+                f"{point} is unmounted here, and still mounted in the mount namespace of process "
+                f"{other}: its branches stay in use"
+            )
+            return
+        looks += 1
+        if looks == _SILENT_LOOKS:
+            pid, ours = daemons.behind(server)
+            if pid:
+                _say(f"{point} is unmounted, and process {pid} has not written everything out yet")
+                if not ours:
+                    return
+
+
+def _say(text: str) -> None:
+    print(f"{PROGRAM}: {text}", file=sys.stderr)

@@ -352,7 +352,10 @@ cdef extern from *:
         prctl(PR_SET_NAME, name);
     }
     static inline void sys_exit(void) { _exit(0); }
-    static inline int sys_wait(int pid) { return NEG(waitpid(pid, NULL, 0)); }
+    static inline int sys_wait_killed(int pid) {
+        kill(pid, SIGKILL);
+        return NEG(waitpid(pid, NULL, 0));
+    }
     /* Closes every descriptor but one, which becomes 0. */
     static inline int sys_keep_only(int fd) {
         int r = NEG(dup2(fd, 0));
@@ -568,7 +571,7 @@ cdef extern from *:
     int sys_fork() noexcept nogil
     void sys_name_process(const char *name) noexcept nogil
     void sys_exit() noexcept nogil
-    int sys_wait(int pid) noexcept nogil
+    int sys_wait_killed(int pid) noexcept nogil
     int sys_keep_only(int fd) noexcept nogil
     int sys_own_user_namespace() noexcept nogil
     int sys_open(const char *path, int flags) noexcept nogil

@@ -19,7 +19,7 @@ cdef struct Unmapped:
     bint believed           # records on such owners' files count (_override.pxd)
     bint overrides          # the daemon has every right to files of owners with an id
     Mutex lock              # of what is below; held while the lookout is asked
-    bint tried
+    bint failed             # the lookout cannot be started
     int socket              # the lookout's, -1: there is none
     int pid
 

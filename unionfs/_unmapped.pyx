@@ -41,7 +41,7 @@ from unionfs._sys cimport (
     sys_send_fd,
     sys_socketpair,
     sys_statx,
-    sys_wait,
+    sys_wait_killed,
     sys_write,
 )
 
@@ -75,9 +75,7 @@ cdef Unmapped *unmapped_new(uint32_t uid, uint32_t gid, const char *uid_map,
 cdef void unmapped_free(Unmapped *u) noexcept nogil:
     if u == NULL:
         return
-    if u.socket >= 0:
-        sys_close(u.socket)         # which ends it
-        sys_wait(u.pid)
+    end(u)
     free(u.uid_map)
     free(u.gid_map)
     mutex_destroy(&u.lock)
@@ -139,6 +137,14 @@ cdef int give_maps(Unmapped *u) noexcept nogil:
     return r
 
 
+cdef void end(Unmapped *u) noexcept nogil:
+    if u.socket < 0:
+        return
+    sys_close(u.socket)
+    u.socket = -1
+    sys_wait_killed(u.pid)          # it may be stopped
+
+
 cdef int start(Unmapped *u) noexcept nogil:
     cdef int ends[2]
     cdef int r = sys_socketpair(ends)
@@ -149,15 +155,13 @@ cdef int start(Unmapped *u) noexcept nogil:
         look_out(ends[1])
         sys_exit()
     sys_close(ends[1])
+    if u.pid < 0:
+        sys_close(ends[0])
+        return u.pid
     u.socket = ends[0]
-    r = u.pid
-    if r > 0:
-        r = give_maps(u)
+    r = give_maps(u)
     if r < 0:
-        sys_close(u.socket)
-        u.socket = -1
-        if u.pid > 0:
-            sys_wait(u.pid)
+        end(u)
     return r
 
 
@@ -167,18 +171,25 @@ cdef void complain(Unmapped *u, int error) noexcept with gil:
                 f"namespace: {os.strerror(-error)}")
 
 
+cdef int ask_lookout(Unmapped *u, int dirfd, const char *file, Answer *answer) noexcept nogil:
+    cdef int r = sys_send_fd(u.socket, dirfd, file, strlen(file) + 1)
+    if r > 0:
+        r = sys_receive(u.socket, answer, sizeof(Answer))
+    return 0 if r == sizeof(Answer) else -EIO
+
+
 cdef int ask(Unmapped *u, int dirfd, const char *file, Answer *answer) noexcept nogil:
-    cdef int r = 0, failed = 0
+    cdef int r = -EIO, failed = 0
     mutex_lock(&u.lock)
-    if not u.tried:
-        u.tried = True
-        failed = min(start(u), 0)
-    r = -EIO
     if u.socket >= 0:
-        r = sys_send_fd(u.socket, dirfd, file, strlen(file) + 1)
-        if r > 0:
-            r = sys_receive(u.socket, answer, sizeof(Answer))
-        r = 0 if r == sizeof(Answer) else -EIO
+        r = ask_lookout(u, dirfd, file, answer)
+        if r < 0:
+            end(u)                  # somebody has killed it, or the kernel for its memory
+    if u.socket < 0 and not u.failed:
+        failed = min(start(u), 0)
+        u.failed = failed < 0
+        if not u.failed:
+            r = ask_lookout(u, dirfd, file, answer)
     mutex_unlock(&u.lock)
     if failed < 0:
         complain(u, failed)

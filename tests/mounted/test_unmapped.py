@@ -229,6 +229,27 @@ def test_the_lookout_ends_with_the_daemon(branches: Path) -> None:
     assert output.split() == ["1", "2", "unionfs-lookout"]
 
 
+def test_a_lookout_that_was_killed_is_started_anew(branches: Path) -> None:
+    """By the kernel for its memory, say. One that was stopped does not keep the daemon."""
+    for number in range(3):
+        (branches / f"lower/{number}").touch()
+        os.chown(branches / f"lower/{number}", NOBODY, 0)
+    output = inside(
+        branches,
+        f"""
+        daemon=$(pgrep -f "unionfs-mount .* {branches}/mnt")
+        chmod 600 {branches}/mnt/0
+        for number in 1 2; do
+            kill -KILL $(pgrep -P "$daemon")
+            chmod 600 {branches}/mnt/$number    # which is EOVERFLOW for an unknown owner's
+        done
+        ps -o comm= --ppid "$daemon"
+        kill -STOP $(pgrep -P "$daemon")
+        """,
+    )
+    assert output == "unionfs-lookout\n"
+
+
 def test_an_idmapped_branch_has_owners_without_a_counterpart_too(place: Path) -> None:
     """In the first user namespace, which knows every id."""
     union = Union(place)

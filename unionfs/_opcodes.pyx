@@ -86,9 +86,9 @@ cdef int64_t on_init(Call *call) noexcept nogil:
     """Negotiate.  The flags asked for are explained in docs/design.md; the rest is left alone.
 
     ATOMIC_O_TRUNC is not asked for: together with ENOSYS to OPEN a rewrite would keep old bytes.
-    POSIX_LOCKS and FLOCK_LOCKS are not either, so locks are the kernel's. Nor is ASYNC_DIO: after an
-    asynchronous O_DIRECT write the kernel keeps pages that were read meanwhile, and with O_DSYNC it
-    sends no FSYNC (fs/fuse/file.c, fuse_direct_IO and fuse_cache_write_iter, Linux 6.18).
+    POSIX_LOCKS and FLOCK_LOCKS are not either, so locks are the kernel's. Nor is ASYNC_DIO: after
+    an asynchronous O_DIRECT write the kernel keeps pages that were read meanwhile, and with O_DSYNC
+    it sends no FSYNC (fs/fuse/file.c, fuse_direct_IO and fuse_cache_write_iter, Linux 6.18).
     """
     cdef const InitIn *request = <const InitIn *>call.body
     cdef InitOut *out = <InitOut *>call.reply

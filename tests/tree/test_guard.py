@@ -1,9 +1,9 @@
-"""Immutable and append-only files of a lower."""
+"""Immutable and append-only files of a lower, and what the upper refuses for its own."""
 
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from errno import EPERM
+from errno import ENOTEMPTY, EPERM
 from pathlib import Path
 
 import pytest
@@ -86,4 +86,29 @@ def test_a_directory_and_its_copy(
                 act()
         union.write("d/sub/deep", b"y")
         assert os.listdir(union.upper / "d") == ["sub"]
+        union.restart()
+
+
+@pytest.mark.parametrize("letter", ["i", "a"])
+def test_a_removal_that_the_upper_refuses(
+    formatted: Union, flag: Callable[[str, Path], None], letter: str
+) -> None:
+    """A mark may stay on the disk; nothing of it is to be seen, now or after the next mount."""
+    union = formatted
+    put(union.lower, "d/file", "d/sub/file", content=b"below")
+    union.write("d/file", b"above")
+    union.unlink("d/sub/file")
+    union.mkdir("d/full")
+    union.create("d/full/file")
+    flag(letter, union.upper / "d")
+    before = union.visible()
+    for _ in range(2):
+        for act, code in (
+            (lambda: union.unlink("d/file"), EPERM),
+            (lambda: union.rmdir("d/sub"), EPERM),
+            (lambda: union.rmdir("d/full"), ENOTEMPTY),
+        ):
+            with fails(code):
+                act()
+        assert union.visible() == before
         union.restart()

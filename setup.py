@@ -39,13 +39,19 @@ extensions = [
 ]
 
 
+def library_path(value: str) -> str:
+    """The directories of an LD_LIBRARY_PATH; others, "" too, begin where a command is run, and
+    whoever can write there would choose what root loads."""
+    return ":".join(filter(os.path.isabs, value.replace(";", ":").split(":")))
+
+
 PYTHON_NAME = "python{}.{}".format(*sys.version_info)
 # What programs/command.c is told.  The interpreter is not that of an environment made for the
 # build, which is gone, or somebody else's, when the command runs.
 PYTHON = {
     "PYTHON": getattr(sys, "_base_executable", sys.executable),
     "PYTHON_NAME": PYTHON_NAME,
-    "LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
+    "LIBRARY_PATH": library_path(os.environ.get("LD_LIBRARY_PATH", "")),
 }
 #: The commands, each with its source and the macros that it is compiled with.
 PROGRAMS = {

@@ -5,6 +5,7 @@ Compiled here for an interpreter that is a script, and tells how it was called.
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "programs" / "command.c"
+SETUP = Path(__file__).parent.parent / "setup.py"
 NAME = "python{}.{}".format(*sys.version_info)
 #: What stands for an interpreter: prints its own name and its arguments.
 TELLS = '#!/bin/sh\nprintf "%s\\n" "$0" "$@"\n'
@@ -142,3 +144,11 @@ def test_nothing_of_the_caller_is_left(program: Callable[..., Path], tmp_path: P
     assert found["environment"] == kept
     assert (found["blocked"], found["ignored"]) == ([], [signal.SIGHUP])
     assert found["stack"] == 8 << 20
+
+
+def test_no_library_is_loaded_from_where_a_command_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LD_LIBRARY_PATH of the build is kept, and often has an empty element."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", ":/opt/a;lib:/opt/b::.")
+    monkeypatch.setattr("setuptools.setup", lambda **_: None)
+    monkeypatch.setattr("Cython.Build.cythonize", lambda *_, **__: [])
+    assert runpy.run_path(str(SETUP))["PYTHON"]["LIBRARY_PATH"] == "/opt/a:/opt/b"

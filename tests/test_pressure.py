@@ -97,6 +97,7 @@ def test_a_control_group_that_is_gone_is_asked_no_more(monkeypatch: pytest.Monke
     monkeypatch.setattr(pressure, "watched", watched)
     monkeypatch.setattr(session.select, "poll", lambda: poll)
     mount = object.__new__(session.Session)
+    mount._stack = SimpleNamespace(close_lowers=lambda: ended.append("lowers"))
     mount._late, mount._undo = ExitStack(), ExitStack()
     mount._undo.callback(ended.append, "branches")
     mount._tree = SimpleNamespace(shrink=lambda: shrinks.append("shrunk"))
@@ -106,4 +107,5 @@ def test_a_control_group_that_is_gone_is_asked_no_more(monkeypatch: pytest.Monke
     assert shrinks == ["shrunk"] * 3
     assert set(poll.registered) == {done, machine}
     mount.close()
-    assert ended == ["branches", "pressure"], "the branches need not wait for the kernel"
+    # The branches need not wait for the kernel.
+    assert ended == ["lowers", "branches", "pressure"]

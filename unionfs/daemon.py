@@ -153,6 +153,7 @@ def _run(body: Body, keep: Sequence[int], report: int, leash: int | None) -> int
 def detach(keep: Sequence[int]) -> None:
     """Leave the terminal, the directory, and all descriptors but `keep` and the streams."""
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup(1) is about the terminal that was left
     os.chdir("/")
     low = 3
     for fd in sorted(keep):

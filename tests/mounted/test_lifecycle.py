@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +25,14 @@ from tests.mounted.trees import branch, build
 from tests.mounts import mounts_below
 
 pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+def hang_up() -> Iterator[None]:
+    """Processes of the test die of SIGHUP, also when nohup(1) runs the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
@@ -190,14 +198,37 @@ def test_busy_upper_is_refused_and_its_holder_named(union: Union, place: Path) -
     result = unionfs_mount(union.lower, union.upper, other)
     assert result.returncode == 20
     assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    for detail in (str(union.upper), str(pid), str(union.mountpoint)):
-        assert detail in result.stderr
+    waits, refused = result.stderr.splitlines()
+    assert "warning: waiting 10 s" in waits
+    for line in (waits, refused):
+        for detail in (str(union.upper), str(pid), str(union.mountpoint)):
+            assert detail in line
     assert not is_mounted(other)
     # The first is none the worse for it, and its work directory untouched.
     change(union)
     end(union, pid)
     assert branch(union.upper) == CHANGED
+
+
+def test_a_daemon_ends_by_sighup_whoever_started_it(union: Union) -> None:
+    """It has left the terminal that nohup(1) is about."""
+    words = [f"{union.lowers[0]}:{union.lowers[1]}", str(union.upper), str(union.mountpoint)]
+    subprocess.run(["env", "--ignore-signal=HUP", command("unionfs-mount"), *words], check=True)
+    pid = daemon_of(union.root)
+    os.kill(pid, signal.SIGHUP)
+    wait_for_end(pid, union.mountpoint)
+
+
+def test_foreground_outlives_the_terminal_under_nohup(union: Union) -> None:
+    words = [f"{union.lowers[0]}:{union.lowers[1]}", str(union.upper), str(union.mountpoint)]
+    nohup = ["env", "--ignore-signal=HUP", command("unionfs-mount"), "-f", *words]
+    with subprocess.Popen(nohup) as process:
+        wait_until(lambda: is_mounted(union.mountpoint), "the mount comes up")
+        process.send_signal(signal.SIGHUP)
+        assert (union.mountpoint / "top").read_text() == "top"
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0
+    assert not is_mounted(union.mountpoint)
 
 
 def test_branches_may_be_shared_read_only(union: Union, place: Path) -> None:
@@ -210,6 +241,7 @@ def test_branches_may_be_shared_read_only(union: Union, place: Path) -> None:
     end(union, pid)
 
 
+@pytest.mark.usefixtures("hang_up")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_foreground(union: Union, number: int) -> None:
     assert union.upper is not None

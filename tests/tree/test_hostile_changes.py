@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import random
+import shutil
 import stat
 import subprocess
 import threading
@@ -46,21 +47,38 @@ def beside(work: Callable[[], object]) -> Iterator[None]:
     assert errors == []
 
 
+# The union renames here meanwhile: what was removed may be a link to `outside` again. So these
+# follow no link, or the test would write to the outside by itself.
+
+
 def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        for child in path.iterdir():
-            child.unlink()
-        path.rmdir()
+        shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def make_file(name: str, content: bytes, directory: int | None = None) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=directory)
+    os.write(fd, content)
+    os.close(fd)
+
+
+def make_directory(path: Path) -> None:
+    path.mkdir()
+    fd = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        make_file("inside", b"inside", fd)
+    finally:
+        os.close(fd)
 
 
 def transformations(path: Path, outside: Path) -> Iterator[Callable[[], None]]:
     """What replaces the name, again and again."""
     return itertools.cycle(
         [
-            lambda: path.write_bytes(b"a file"),
-            lambda: put(path, "inside", content=b"inside"),
+            lambda: make_file(str(path), b"a file"),
+            lambda: make_directory(path),
             lambda: path.symlink_to(outside),
             lambda: path.symlink_to("../outside/secret"),
             lambda: os.mkfifo(path),

@@ -13,7 +13,7 @@ from tests.leftovers import processes_about
 from tests.mounted.commands import command, unionfs_mount
 from tests.mounted.harness import gone, needs_root, only_unionfs, wait_until
 from tests.mounts import detach, mounts_below
-from unionfs import errors
+from unionfs import _mount, errors
 from unionfs.cli import umount
 
 pytestmark = only_unionfs
@@ -147,6 +147,21 @@ def test_another_users_server_cannot_hold_up_root(
         os.kill(pid, signal.SIGCONT)
         detach(branches.mountpoint)
     wait_until(lambda: gone(pid), "the daemon ends")
+
+
+@needs_root
+def test_another_kind_of_mount_is_just_unmounted(branches: Directories) -> None:
+    """As umount.fuse it is run for all FUSE mounts, and their server may live on, or hang: this
+    one never answers."""
+    channel = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        options = f"fd={channel},rootmode=40000,user_id=0,group_id=0"
+        _mount.mount("other", str(branches.mountpoint), "fuse.other", 0, options)
+        umount.unmount(str(branches.mountpoint), lazily=False, forced=False)
+        assert not mounts_below(branches.mountpoint)
+    finally:
+        os.close(channel)
+        detach(branches.mountpoint)
 
 
 def test_nothing_is_mounted(branches: Directories) -> None:

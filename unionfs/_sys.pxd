@@ -314,7 +314,10 @@ cdef extern from *:
         struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &beside,
                                  .msg_controllen = sizeof beside};
         struct cmsghdr *header;
-        int r = NEG((int)recvmsg(socket, &message, MSG_CMSG_CLOEXEC));
+        int r;
+        do
+            r = NEG((int)recvmsg(socket, &message, MSG_CMSG_CLOEXEC));
+        while (r == -EINTR);
         *fd = -1;
         if (r < 0)
             return r;

@@ -29,6 +29,17 @@ def mounted_at(point: str) -> Mounted | None:
     return found[-1] if found else None
 
 
+def mounted_for(point: str) -> Mounted | None:
+    """What is mounted at a directory, whatever its path is.
+
+    Its own path is looked for first: a file system that hangs would keep whoever resolves links.
+    """
+    found = None
+    if ".." not in point.split("/"):  # what is above a link's target is not above the link
+        found = mounted_at(os.path.abspath(point))
+    return found or mounted_at(os.path.realpath(point))
+
+
 def elsewhere(device: int) -> int | None:
     """A process that has a filesystem mounted which this one has not: in another namespace."""
 

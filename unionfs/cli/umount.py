@@ -63,11 +63,12 @@ def unmount(point: str, *, lazily: bool, forced: bool) -> None:
 
     Raises `UnmountFailed`.
     """
-    point = os.path.realpath(point)
-    mount = mounttable.mounted_at(point)
+    mount = mounttable.mounted_for(point)
     if mount is None:
-        raise UnmountFailed(path=point, reason="nothing is mounted there")
-    server = None if lazily or forced else daemons.server_of(mount.device)
+        raise UnmountFailed(path=os.path.abspath(point), reason="nothing is mounted there")
+    point = mount.point
+    ours = mount.kind == kernel.KIND  # the server of another may live on, for other mounts
+    server = daemons.server_of(mount.device) if ours and not (lazily or forced) else None
     try:
         kernel.unmount(point, lazily=lazily, forced=forced)
     except OSError as error:

@@ -74,6 +74,17 @@ static int send_request(int fd, int argc, char **argv)
     return sent >= 0;
 }
 
+/* A mountd serves its own user alone, so another user's has nothing to give, and is not to have
+ * this process's directories and output: sudo -E and su leave root that user's XDG_RUNTIME_DIR. */
+static int is_ours(int fd)
+{
+    struct ucred listener;
+    socklen_t size = sizeof(listener);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &listener, &size) == 0
+        && listener.uid == geteuid();
+}
+
 /* The exit status of a mount by whoever listens at `path`; DECLINED if nobody mounted. */
 static int ask(const char *path, int argc, char **argv)
 {
@@ -89,7 +100,7 @@ static int ask(const char *path, int argc, char **argv)
     if (fd < 0)
         return DECLINED;
     if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0
-        || !send_request(fd, argc, argv)) {
+        || !is_ours(fd) || !send_request(fd, argc, argv)) {
         close(fd);
         return DECLINED;
     }

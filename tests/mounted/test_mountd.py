@@ -328,6 +328,29 @@ def test_another_user_is_not_served(
     assert not is_mounted(union.mountpoint)
 
 
+@pytest.mark.timeout(10)
+def test_another_users_mountd_is_not_asked(union: Union) -> None:
+    """It would get the directories and the output of whoever asks."""
+    path = union.root / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        os.seteuid(65534)
+        try:
+            listener.listen()
+        finally:
+            os.seteuid(0)
+        done = unionfs_mount(
+            union.lower,
+            union.upper,
+            union.mountpoint,
+            name="unionfs-quickmount",
+            environment={"UNIONFS_MOUNTD": str(path)},
+        )
+        assert (done.returncode, program(server(union))) == (0, "unionfs-mount")
+        with listener.accept()[0] as connection:
+            assert connection.recv(1 << 16) == b""
+
+
 @pytest.mark.parametrize("enter", [(), ("unshare", "--mount")], ids=["same", "other"])
 def test_who_may_not_mount_in_his_namespace_is_not_helped(
     union: Union, mountd: Mountd, enter: tuple[str, ...]

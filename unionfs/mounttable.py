@@ -61,7 +61,7 @@ def elsewhere(device: int) -> int | None:
 def _parse(line: bytes) -> Mounted:
     fields, _, rest = line.partition(b" - ")
     _, _, device, _, point, flags, *_ = fields.split(b" ")
-    kind, source, filesystem = rest.split(b" ")
+    kind, source, filesystem = rest.split(b" ", 2)  # SELinux writes the spaces of a context as such
     major, minor = map(int, device.split(b":"))
     return Mounted(
         _text(point),

@@ -16,7 +16,7 @@ from unionfs._dropbehind cimport STREAM_LEAST, drop_behind
 from unionfs._guard cimport guard_attributes, guard_change
 from unionfs._handles cimport handle_find_locked, handle_new
 from unionfs._identity cimport keep_origin
-from unionfs._idmap cimport NO_ID, id_store
+from unionfs._idmap cimport CAPABILITY_SIZE, NO_ID, id_store
 from unionfs._lookup cimport dir_look_again, need_upper
 from unionfs._nodes cimport Handle, Node, Ref, Table
 from unionfs._operations cimport (
@@ -34,6 +34,8 @@ from unionfs._operations cimport (
     WOULD_WAIT,
     WRITE_APPEND,
     WRITE_KILL_SUIDGID,
+    WRITE_LATE,
+    WRITE_MAPPABLE,
     Op,
     SetAttr,
 )
@@ -52,6 +54,7 @@ from unionfs._sys cimport (
     O_NOATIME,
     O_NONBLOCK,
     O_RDONLY,
+    O_RDWR,
     O_TRUNC,
     O_WRONLY,
     SEEK_END,
@@ -59,12 +62,17 @@ from unionfs._sys cimport (
     S_IFLNK,
     S_IFREG,
     S_ISGID,
+    S_ISUID,
     UTIME_NOW,
     UTIME_OMIT,
     Stat,
     TimeSpec,
     mutex_lock,
     mutex_unlock,
+    rwlock_rdlock,
+    rwlock_unlock,
+    rwlock_wrlock,
+    sys_chmodfd,
     sys_close,
     sys_copy_file_range,
     sys_dup,
@@ -73,12 +81,14 @@ from unionfs._sys cimport (
     sys_fdatasync,
     sys_fsync,
     sys_ftruncate,
+    sys_getxattr,
     sys_lseek,
     sys_pread,
     sys_pwrite,
     sys_readlinkat,
     sys_reopen,
     sys_set_flags,
+    sys_setxattr,
     sys_splice,
     sys_statx,
     sys_sync_directory,
@@ -87,7 +97,13 @@ from unionfs._sys cimport (
 )
 
 cdef enum:
+    PAGE_LEAST = 4096           # bytes of the smallest page: fewer never make a page whole
     COPY_AT_ONCE = 524288       # bytes that copy_file_range(2) copies on a thread that may not wait
+
+cdef struct Privileges:
+    int64_t length          # of the capability; not above 0: there is none
+    uint32_t mode           # 0: nothing of it is at stake
+    char capability[CAPABILITY_SIZE]
 
 
 # --- opening --------------------------------------------------------------------------------
@@ -146,6 +162,8 @@ cdef int content_open(Table *t, Op *op, Node *n, uint32_t flags, uint64_t *handl
     fd = sys_dup(ref.fd)
     if r == 0 and fd < 0:
         r = fd
+    if (flags & O_ACCMODE) == O_RDWR and not t.passthrough:
+        n.mappable = True       # with the pages that other descriptors have filled
     if r == 0:
         r = handle_new(t, n, fd, ref.cached == NULL or ref.cached.writable, handle)
     if r < 0 and fd >= 0:
@@ -245,6 +263,8 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
     cdef Ref ref
     cdef uint32_t uid, gid
     cdef bint changes = op.prepared != 0
+    cdef bint privileged = n.type == S_IFREG and (
+        wanted.valid == 0 or wanted.valid & (SET_MODE | SET_UID | SET_GID | SET_KILL_SUIDGID))
     cdef int r = wanted_owner(t, wanted, &uid, &gid)
     if wanted.valid & SET_SIZE and wanted.size > WHOLE_SIZE:
         r = -EINVAL
@@ -268,6 +288,8 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
     r = node_path_ref(t, n, &ref)
     if r < 0:
         return r
+    if privileged:
+        rwlock_wrlock(&t.privileges)
     if wanted.valid & (SET_UID | SET_GID) or not wanted.valid & ~<uint32_t>SET_KILL_SUIDGID:
         r = set_owner(t, op, ref.fd, uid, gid)
     if r == 0 and wanted.valid & SET_KILL_SUIDGID and not wanted.valid & SET_SIZE:
@@ -279,8 +301,10 @@ cdef int content_setattr(Table *t, Op *op, Node *n, uint64_t handle, const SetAt
             mutex_lock(&t.opening)      # what it is given back is what it had
             r = owner_chmod(t, ref.fd, wanted.mode & 0o7777)
             mutex_unlock(&t.opening)
-        if r == 0 and n.dir != NULL and n.dir.unread:
-            r = dir_look_again(t, n)
+    if privileged:
+        rwlock_unlock(&t.privileges)
+    if r == 0 and wanted.valid & SET_MODE and n.dir != NULL and n.dir.unread:
+        r = dir_look_again(t, n)
     if r == 0:
         r = set_times(ref.fd, wanted)
     ref_drop(t, &ref)
@@ -332,6 +356,8 @@ cdef int64_t content_read(Table *t, Node *n, uint64_t handle, char *buffer, int 
                           uint64_t offset, uint32_t flags) noexcept nogil:
     cdef Ref ref
     cdef int64_t r = data_ref(t, n, handle, False, &ref)
+    if not n.cached or not n.mappable:      # what all have would be written by all threads
+        n.cached = n.mappable = True
     if r == 0:
         if n.branch == 0:
             spare_atime(t, flags, &ref)
@@ -365,6 +391,48 @@ cdef int append_ref(Table *t, Node *n, uint64_t offset, Ref *ref) noexcept nogil
     return 0
 
 
+cdef bint has_privileges(Table *t, Node *n, int fd, Privileges *p) noexcept nogil:
+    """What pwrite(2) would take from a file (file_remove_privs()), read into `p`."""
+    cdef Stat st
+    p.length = 0
+    p.mode = 0
+    if not n.bare:
+        p.length = sys_getxattr(fd, b"security.capability", p.capability, sizeof(p.capability))
+    # Root without a namespace has CAP_FSETID, and the bits stay.
+    if not t.trusted and sys_statx(fd, b"", AT_EMPTY_PATH, &st) == 0:
+        if st.stx_mode & (S_ISUID | S_ISGID):
+            p.mode = st.stx_mode & 0o7777
+    return p.length > 0 or p.mode != 0
+
+
+cdef int64_t late_write(Table *t, Node *n, int fd, const char *data, size_t size,
+                        uint64_t offset) noexcept nogil:
+    """pwrite(2) that leaves the file its capability and its set-id bits.
+
+    A store through a mapping takes neither, and for write(2) the kernel has taken them before the
+    data went into its pages: to do so when the pages come would take what was set in between. What
+    the daemon may not give back stays lost, as does all of it in a crash in between: the safe side.
+    """
+    cdef Privileges p
+    cdef int64_t r
+    cdef int kept = 0
+    rwlock_rdlock(&t.privileges)
+    if not has_privileges(t, n, fd, &p):
+        r = sys_pwrite(fd, data, size, <int64_t>offset)
+        rwlock_unlock(&t.privileges)
+        return r
+    rwlock_unlock(&t.privileges)
+    rwlock_wrlock(&t.privileges)
+    has_privileges(t, n, fd, &p)        # it may have lost them just now
+    r = sys_pwrite(fd, data, size, <int64_t>offset)
+    if p.mode:
+        kept = sys_chmodfd(fd, p.mode)
+    if p.length > 0 and (kept == 0 or kept == -EPERM):
+        kept = sys_setxattr(fd, b"security.capability", p.capability, <size_t>p.length, 0)
+    rwlock_unlock(&t.privileges)
+    return kept if r >= 0 and kept < 0 and kept != -EPERM else r
+
+
 cdef int64_t content_write(Table *t, Op *op, Node *n, uint64_t handle, const char *data,
                            size_t size, uint64_t offset, uint32_t flags) noexcept nogil:
     cdef Ref ref
@@ -376,7 +444,14 @@ cdef int64_t content_write(Table *t, Op *op, Node *n, uint64_t handle, const cha
         r = append_ref(t, n, offset, &ref)
     if r < 0:
         return r
-    r = sys_pwrite(ref.fd, data, size, <int64_t>offset)
+    if size >= PAGE_LEAST and not flags & WRITE_LATE:
+        n.cached = True
+    if flags & WRITE_MAPPABLE:
+        n.mappable = True
+    if flags & WRITE_LATE:
+        r = late_write(t, n, ref.fd, data, size, offset)
+    else:
+        r = sys_pwrite(ref.fd, data, size, <int64_t>offset)
     if r > 0 and flags & WRITE_KILL_SUIDGID:
         kill_set_ids(t, op, ref.fd)
     ref_drop(t, &ref)

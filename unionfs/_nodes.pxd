@@ -17,7 +17,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from unionfs._idmap cimport IdMap
 from unionfs._override cimport Override
-from unionfs._sys cimport Cond, Mutex, Stat, StatTime
+from unionfs._sys cimport Cond, Mutex, RwLock, Stat, StatTime
 from unionfs._unmapped cimport Unmapped
 
 cdef enum:
@@ -154,6 +154,8 @@ cdef struct Node:
     uint8_t guard           # of a lower's file: see _guard.pyx
     uint8_t unseen          # the kernel may change it without us: see tree_unseen()
     uint8_t synced          # fsync(2) has made it and its name durable
+    uint8_t cached          # the kernel may have whole pages of its data: tree_take_stores()
+    uint8_t mappable        # and a descriptor for reading and writing was seen, or may have been
     uint8_t changing        # its names are being changed: by-name access waits on Table.settled
 
 cdef struct Branch:
@@ -182,6 +184,9 @@ cdef struct Handle:
 cdef struct Table:
     Mutex lock
     Mutex opening           # held while a directory is open to its owner (_closed.pyx)
+    # Held while a file's capability or set-id bits change; shared by WRITEs that are to leave them
+    # alone (late_write() in _content.pyx).
+    RwLock privileges
     Cond settled
     # the branches
     uint16_t branches       # how many, the upper's place counted also when there is none

@@ -17,6 +17,8 @@ from unionfs._sys cimport (
     mutex_init,
     mutex_lock,
     mutex_unlock,
+    rwlock_destroy,
+    rwlock_init,
     sys_close,
 )
 from unionfs._unmapped cimport unmapped_free
@@ -40,6 +42,7 @@ cdef Table *table_new(uint16_t branches) noexcept nogil:
         return NULL
     mutex_init(&t.lock, NULL)
     mutex_init(&t.opening, NULL)
+    rwlock_init(&t.privileges)
     cond_init(&t.settled, NULL)
     t.branches = branches
     t.work_fd = t.state_fd = t.links_fd = t.origins_fd = -1
@@ -108,6 +111,7 @@ cdef void table_free(Table *t) noexcept nogil:
     free(t.keys)
     mutex_destroy(&t.lock)
     mutex_destroy(&t.opening)
+    rwlock_destroy(&t.privileges)
     cond_destroy(&t.settled)
     free(t)
 

@@ -9,6 +9,8 @@ from unionfs._channel cimport Call
 from unionfs._operations cimport (
     WRITE_APPEND,
     WRITE_KILL_SUIDGID,
+    WRITE_LATE,
+    WRITE_MAPPABLE,
     tree_copy_file_range,
     tree_create,
     tree_fallocate,
@@ -27,7 +29,7 @@ from unionfs._operations cimport (
 from unionfs._passthrough cimport passthrough_may_read, passthrough_open, passthrough_release
 from unionfs._splice cimport SPLICE_LEAST, pipes_close, pipes_take
 from unionfs._status cimport is_own_xattr, own_xattr
-from unionfs._sys cimport O_APPEND, Stat
+from unionfs._sys cimport O_ACCMODE, O_APPEND, O_RDWR, Stat
 from unionfs._wire cimport (
     FSYNC_DATA_ONLY,
     SETXATTR_ACL_KILL_SGID,
@@ -149,8 +151,13 @@ cdef int64_t on_write(Call *call) noexcept nogil:
     cdef WriteOut *out = <WriteOut *>call.reply
     cdef uint32_t flags = request.write_flags & <uint32_t>WRITE_KILL_SUIDGID
     cdef int64_t length
-    if request.flags & O_APPEND and not request.write_flags & WRITE_CACHE:
-        flags |= WRITE_APPEND
+    if request.write_flags & WRITE_CACHE:
+        flags |= WRITE_LATE
+    else:
+        if request.flags & O_APPEND:
+            flags |= WRITE_APPEND
+        if (request.flags & O_ACCMODE) == O_RDWR:
+            flags |= WRITE_MAPPABLE
     if request.size > call.size - sizeof(WriteIn):
         return -EINVAL
     length = tree_write(

@@ -30,8 +30,10 @@ from unionfs._operations cimport (
     tree_setattr,
     tree_statfs,
     tree_symlink,
+    tree_take_stores,
     tree_unlink,
 )
+from unionfs._on_seek cimport TO_THE_END, write_out
 from unionfs._sys cimport Stat, StatFs, sys_makedev
 from unionfs._wire cimport (
     ATTR_FH,
@@ -111,6 +113,15 @@ cdef int64_t on_statx(Call *call) noexcept nogil:
     return done(result, sizeof(StatxOut) + sizeof(Stat))
 
 
+cdef bint stores_come_later(Call *call, uint32_t valid) noexcept nogil:
+    """Whether the WRITE of a store through a mapping, made before the times are set, may come after
+    them and undo them. With writeback caching the kernel keeps mtime itself.  It takes no WRITE
+    while it truncates, and it does not truncate and set times at once."""
+    return (valid & SET_MTIME and not valid & (SET_MTIME_NOW | SET_SIZE)
+            and not call.channel.writeback
+            and tree_take_stores(call.channel.table, &call.op, call.header.nodeid))
+
+
 cdef int64_t on_setattr(Call *call) noexcept nogil:
     """SET_* and the protocol's FATTR_* are the same bits; those without a SET_* (the lock owner,
     writeback's ctime) say nothing to us."""
@@ -128,6 +139,10 @@ cdef int64_t on_setattr(Call *call) noexcept nogil:
     wanted.atime.tv_nsec = <long>request.atimensec
     wanted.mtime.tv_sec = <int64_t>request.mtime
     wanted.mtime.tv_nsec = <long>request.mtimensec
+    if stores_come_later(call, wanted.valid):
+        if not call.op.may_wait:
+            return RESULT_WAIT
+        write_out(call, 0, TO_THE_END)
     return attr_reply(call, tree_setattr(
         call.channel.table, &call.op, call.header.nodeid,
         request.fh if request.valid & ATTR_FH else 0, &wanted, &st), &st)

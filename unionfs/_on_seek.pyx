@@ -16,9 +16,6 @@ from unionfs._pool cimport pool_enter, pool_leave
 from unionfs._sys cimport SEEK_DATA, SEEK_END, SEEK_HOLE
 from unionfs._wire cimport LseekIn, LseekOut
 
-cdef enum:
-    TO_THE_END = 0
-
 
 cdef int64_t ask(Call *call, int64_t offset, int whence) noexcept nogil:
     """The branch's answer."""
@@ -40,7 +37,7 @@ cdef bint may_be_dirty(Call *call, int64_t offset, int whence, int64_t found) no
 
 
 cdef void write_out(Call *call, int64_t start, int64_t end) noexcept nogil:
-    """Returns when what the kernel has of the range has been written (end -ENXIO: to the end).
+    """See the declaration (end -ENXIO: to the end).
 
     The kernel waits for our answer to its WRITEs, which may need the pool: hence pool_leave().
     """

@@ -48,6 +48,8 @@ cdef enum:
     # tree_write flags
     WRITE_KILL_SUIDGID = 1 << 2
     WRITE_APPEND = 1 << 16      # at the end, by a descriptor with O_APPEND: write(2), no page
+    WRITE_LATE = 1 << 17        # written out by the page cache: data, and nothing else
+    WRITE_MAPPABLE = 1 << 18    # by a descriptor that a shared mapping can be made of
 
 cdef struct Op:
     uint32_t uid            # the caller, as the channel's user namespace names it
@@ -148,6 +150,11 @@ cdef bint tree_passed(Table *t, uint64_t node) noexcept nogil
 # of, and is reported by nothing. (It keeps the kernel's inode, and so the node, as long as it is.)
 cdef bint tree_begin_unseen(Table *t, uint64_t node) noexcept nogil
 cdef bint tree_unseen(Table *t, uint64_t node) noexcept nogil
+# Whether the kernel may have pages of the file that a mapping has changed. A page was read, or
+# written as a whole, before it is mapped, and the mapping is made of a descriptor for reading and
+# writing: who only writes (tar, cp, dpkg) pays nothing. On a thread that may wait the answer is
+# given once: it is for the caller to have the pages written out and dropped.
+cdef bint tree_take_stores(Table *t, const Op *op, uint64_t node) noexcept nogil
 # `flags`: of the reader's open(2); O_NOATIME counts.
 cdef int64_t tree_read(Table *t, Op *op, uint64_t node, uint64_t handle, char *buffer,
                        size_t size, uint64_t offset, uint32_t flags) noexcept nogil

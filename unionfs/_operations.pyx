@@ -347,6 +347,19 @@ cdef bint tree_unseen(Table *t, uint64_t node) noexcept nogil:
     return unseen
 
 
+cdef bint tree_take_stores(Table *t, const Op *op, uint64_t node) noexcept nogil:
+    cdef bint stores = False
+    cdef Node *n
+    mutex_lock(&t.lock)
+    if node < t.nodes_size and t.nodes[node] != NULL:
+        n = t.nodes[node]
+        stores = n.cached and n.mappable
+        if op.may_wait:
+            n.cached = False
+    mutex_unlock(&t.lock)
+    return stores
+
+
 cdef int tree_release(Table *t, uint64_t handle, int32_t *backing) noexcept nogil:
     cdef uint64_t node = 0
     cdef int r = 0

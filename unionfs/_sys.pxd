@@ -285,6 +285,15 @@ cdef extern from *:
     }
     static inline unsigned sys_major(uint64_t rdev) { return major(rdev); }
     static inline unsigned sys_minor(uint64_t rdev) { return minor(rdev); }
+    /* Whoever wants it alone is not kept waiting by those who share it and come later. */
+    static inline void rwlock_init(pthread_rwlock_t *lock) {
+        pthread_rwlockattr_t how;
+        pthread_rwlockattr_init(&how);
+        pthread_rwlockattr_setkind_np(&how, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+        pthread_rwlock_init(lock, &how);
+        pthread_rwlockattr_destroy(&how);
+    }
+
     static inline uint64_t sys_monotonic_ns(void) {
         struct timespec ts;
         clock_gettime(CLOCK_MONOTONIC, &ts);
@@ -493,6 +502,10 @@ cdef extern from *:
         pass
     ctypedef struct RwLock "pthread_rwlock_t":
         pass
+    int rwlock_destroy "pthread_rwlock_destroy"(RwLock *) noexcept nogil
+    int rwlock_rdlock "pthread_rwlock_rdlock"(RwLock *) noexcept nogil
+    int rwlock_wrlock "pthread_rwlock_wrlock"(RwLock *) noexcept nogil
+    int rwlock_unlock "pthread_rwlock_unlock"(RwLock *) noexcept nogil
     int mutex_init "pthread_mutex_init"(Mutex *, void *) noexcept nogil
     int mutex_destroy "pthread_mutex_destroy"(Mutex *) noexcept nogil
     int mutex_lock "pthread_mutex_lock"(Mutex *) noexcept nogil
@@ -566,6 +579,7 @@ cdef extern from *:
     unsigned sys_major(uint64_t rdev) noexcept nogil
     unsigned sys_minor(uint64_t rdev) noexcept nogil
     uint64_t sys_monotonic_ns() noexcept nogil
+    void rwlock_init(RwLock *lock) noexcept nogil
     int sys_send_fd(int socket, int fd, const void *data, size_t size) noexcept nogil
     int sys_receive_fd(int socket, int *fd, void *buffer, size_t size) noexcept nogil
     int sys_send(int socket, const void *data, size_t size) noexcept nogil

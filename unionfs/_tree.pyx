@@ -45,6 +45,7 @@ from unionfs._operations cimport (
     SET_MTIME,
     SET_SIZE,
     SET_UID,
+    WRITE_LATE,
     WHOLE_SIZE,
     Op,
     SetAttr,
@@ -464,12 +465,12 @@ cdef class Tree:
                                          size, offset, 0))
         return data[:r]
 
-    def write(self, node, bytes data, offset=0):
+    def write(self, node, bytes data, offset=0, *, late=False):
         cdef Table *t = self._open()
         cdef Op op = operation(0, 0, 0)
         cdef int64_t r
         while True:
-            r = tree_write(t, &op, node, 0, data, len(data), offset, 0)
+            r = tree_write(t, &op, node, 0, data, len(data), offset, WRITE_LATE if late else 0)
             if not self._again(r, &op):
                 break
         return check(r)

@@ -17,7 +17,15 @@ from unionfs._nodes cimport Node, Ref, Table
 from unionfs._operations cimport WHOLE_SIZE, Op
 from unionfs._owner cimport owner_chmod, owner_stat
 from unionfs._reach cimport node_getxattr, node_listxattr, node_path_ref, node_set_xattr
-from unionfs._sys cimport S_ISGID, Stat, sys_removexattr, sys_setxattr
+from unionfs._sys cimport (
+    S_ISGID,
+    Stat,
+    rwlock_rdlock,
+    rwlock_unlock,
+    rwlock_wrlock,
+    sys_removexattr,
+    sys_setxattr,
+)
 from unionfs._xattrs cimport (
     XATTR_LIMIT,
     XATTR_NAME_SIZE,
@@ -51,13 +59,21 @@ cdef int64_t get_with_ids(Table *t, Node *n, const char *name, char *buffer,
 cdef int64_t value_get(Table *t, Node *n, const char *name, char *buffer,
                        size_t size) noexcept nogil:
     cdef char stored[XATTR_NAME_SIZE]
+    cdef bint privileged = strcmp(name, b"security.capability") == 0
+    cdef int64_t r
     if not t.acls and xattr_is_acl(name):
         return -EOPNOTSUPP
     if xattr_to_disk(name, stored) < 0:
         return -ENODATA         # too long to have been stored
+    if privileged:
+        rwlock_rdlock(&t.privileges)    # late_write() takes it away for a moment
     if xattr_has_ids(t, name):
-        return get_with_ids(t, n, name, buffer, size)
-    return node_getxattr(t, n, stored, buffer, size)
+        r = get_with_ids(t, n, name, buffer, size)
+    else:
+        r = node_getxattr(t, n, stored, buffer, size)
+    if privileged:
+        rwlock_unlock(&t.privileges)
+    return r
 
 
 cdef int64_t value_list(Table *t, const Op *op, Node *n, char *buffer,
@@ -104,6 +120,7 @@ cdef int value_set(Table *t, Op *op, Node *n, const char *name, const char *valu
     cdef char stored[XATTR_NAME_SIZE]
     cdef Ref ref
     cdef Stat st
+    cdef bint privileged = kill_sgid or strcmp(name, b"security.capability") == 0
     cdef int r = xattr_to_disk(name, stored)
     if not t.acls and xattr_is_acl(name):
         r = -EOPNOTSUPP
@@ -117,6 +134,8 @@ cdef int value_set(Table *t, Op *op, Node *n, const char *name, const char *valu
         return r
     if strcmp(name, b"system.posix_acl_access") == 0:
         r = keep_origin(t, n, ref.fd, 0)        # it sets the mode as well
+    if privileged:
+        rwlock_wrlock(&t.privileges)
     if r == 0:
         r = store_xattr(t, ref.fd, stored, value, size, flags)
     node_set_xattr(t, n)
@@ -124,6 +143,8 @@ cdef int value_set(Table *t, Op *op, Node *n, const char *name, const char *valu
         r = owner_stat(t, 0, ref.fd, &st)
         if r == 0 and st.stx_mode & S_ISGID:
             r = owner_chmod(t, ref.fd, st.stx_mode & 0o7777 & ~S_ISGID)
+    if privileged:
+        rwlock_unlock(&t.privileges)
     ref_drop(t, &ref)
     return r
 
@@ -131,6 +152,7 @@ cdef int value_set(Table *t, Op *op, Node *n, const char *name, const char *valu
 cdef int value_remove(Table *t, Op *op, Node *n, const char *name) noexcept nogil:
     cdef char stored[XATTR_NAME_SIZE]
     cdef Ref ref
+    cdef bint privileged = strcmp(name, b"security.capability") == 0
     cdef int64_t r = xattr_to_disk(name, stored)
     if r < 0:
         return -ENODATA
@@ -148,7 +170,11 @@ cdef int value_remove(Table *t, Op *op, Node *n, const char *name) noexcept nogi
         r = node_path_ref(t, n, &ref)
     if r != 0:
         return <int>r
+    if privileged:
+        rwlock_wrlock(&t.privileges)
     r = sys_removexattr(ref.fd, stored)
+    if privileged:
+        rwlock_unlock(&t.privileges)
     node_set_xattr(t, n)
     ref_drop(t, &ref)
     return <int>r

@@ -166,7 +166,7 @@ KINDS: Mapping[str, Kind] = {
     "unionfs-passthrough": Kind(
         _unionfs_passthrough,
         ["upper"],
-        topics=frozenset({"direct", "permissions", "read_write"}),
+        topics=frozenset({"direct", "mmap", "permissions", "read_write"}),
     ),
     "unionfs-namespace": Kind(_unionfs, _ALL_BRANCHES, _TWO, can=_NAMESPACE, caller="namespace"),
     "unionfs-mapped": Kind(_unionfs_mapped, _ALL_BRANCHES, _TWO, can=_NAMESPACE, mapped=True),

@@ -3,11 +3,12 @@
 import mmap
 import os
 import signal
+from collections.abc import Callable
 from errno import EACCES, ENODEV
 
 import pytest
 
-from tests.posix.asserts import fails, opened, read, stamped, write
+from tests.posix.asserts import fails, mode, opened, read, stamped, write
 from tests.posix.places import Place
 from tests.posix.trees import Dir, File, given
 
@@ -196,6 +197,127 @@ def test_times(place: Place) -> None:
         with stamped({place / "big": "mc"}):
             mapping[1] = 1
             mapping.flush()
+
+
+#: In 2001, and not at a full second.
+STAMP = 10**18 + 123456789
+CAPABILITY = b"\x01\x00\x00\x02" + b"\x00\x04\x00\x00" + bytes(12)  # cap_net_bind_service+ep
+
+
+def _drop(fd: int, mapping: mmap.mmap) -> None:
+    """What memory pressure does: the pages are written out and go."""
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.fsync(fd)
+
+
+def _end_of_process(fd: int, mapping: mmap.mmap) -> None:
+    """A process that has the same file mapped, and a descriptor of it, ends."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+#: How the kernel comes to write out what a mapping has changed.
+WRITE_OUT = {
+    "msync": lambda fd, mapping: mapping.flush(),
+    "fsync": lambda fd, mapping: os.fsync(fd),
+    "munmap": lambda fd, mapping: mapping.close(),
+    "close": lambda fd, mapping: os.close(os.dup(fd)),
+    "exit": _end_of_process,
+    "drop": _drop,
+}
+each_write_out = pytest.mark.parametrize("how", WRITE_OUT)
+
+
+def _store_then(
+    place: Place, how: str, change: Callable[[int], object], start: bytes = b"dirt"
+) -> None:
+    """Change a file's attributes between a store through a mapping and its being written out."""
+    with opened(place / "big", os.O_RDWR) as fd, _map(fd) as mapping:
+        mapping[PAGE : PAGE + len(start)] = start
+        change(fd)
+        WRITE_OUT[how](fd, mapping)
+    assert read(place / "big") == BIG[:PAGE] + start + BIG[PAGE + len(start) :]
+
+
+@each_write_out
+@given(TREE)
+def test_times_set_after_a_store(place: Place, how: str) -> None:
+    _store_then(place, how, lambda fd: os.utime(place / "big", ns=(STAMP, STAMP)))
+    assert os.stat(place / "big").st_mtime_ns == STAMP
+
+
+@given(TREE)
+def test_times_set_between_stores(place: Place) -> None:
+    with opened(place / "big", os.O_RDWR) as fd, _map(fd) as mapping:
+        mapping[0] = 1
+        os.utime(fd, ns=(STAMP, STAMP))
+        mapping.flush()  # only a page that is written out is noticed when it changes again
+        assert os.fstat(fd).st_mtime_ns == STAMP
+        mapping[0] = 2
+        mapping.flush()
+        assert os.fstat(fd).st_mtime_ns > STAMP
+        os.utime(fd, ns=(STAMP, STAMP))
+    assert os.stat(place / "big").st_mtime_ns == STAMP
+
+
+@given(TREE)
+def test_times_set_after_a_store_into_what_was_written(place: Place) -> None:
+    """The page is mapped without having been read."""
+    with opened(place / "new", os.O_CREAT | os.O_RDWR) as fd:
+        os.pwrite(fd, BIG, 0)
+        with _map(fd) as mapping:
+            mapping[0:4] = b"dirt"
+            os.utime(fd, ns=(STAMP, STAMP))
+    assert os.stat(place / "new").st_mtime_ns == STAMP
+    assert read(place / "new") == b"dirt" + BIG[4:]
+
+
+@given(TREE)
+def test_store_soon_after_times_were_set(place: Place) -> None:
+    """What was set is not kept from a store that comes later, however soon."""
+    write(place / "new", BIG)
+    os.utime(place / "new", ns=(STAMP, STAMP))
+    with opened(place / "new", os.O_RDWR) as fd, _map(fd) as mapping:
+        mapping[0] = 1
+    assert os.stat(place / "new").st_mtime_ns > STAMP
+
+
+@each_write_out
+@given(TREE)
+def test_set_id_bits_set_after_a_store(place: Place, how: str) -> None:
+    _store_then(place, how, lambda fd: os.fchmod(fd, 0o6755))
+    assert mode(place / "big") == 0o6755
+
+
+@given({"big": File(content=BIG, mode=0o6755)})
+def test_store_keeps_set_id_bits(place: Place) -> None:
+    """It is not write(2)."""
+    _store_then(place, "msync", lambda fd: None)
+    assert mode(place / "big") == 0o6755
+
+
+@pytest.mark.needs("trusted")
+@each_write_out
+@given(TREE)
+def test_capability_set_after_a_store(place: Place, how: str) -> None:
+    _store_then(place, how, lambda fd: os.setxattr(fd, "security.capability", CAPABILITY))
+    assert os.getxattr(place / "big", "security.capability") == CAPABILITY
+
+
+@pytest.mark.needs("trusted")
+@given({"big": File(content=BIG, xattrs={"security.capability": CAPABILITY})})
+def test_store_keeps_a_capability(place: Place) -> None:
+    _store_then(place, "msync", lambda fd: None)
+    assert os.getxattr(place / "big", "security.capability") == CAPABILITY
+
+
+@pytest.mark.needs("trusted")
+@given({"big": File(content=BIG, xattrs={"security.capability": CAPABILITY})})
+def test_capability_taken_after_a_store(place: Place) -> None:
+    _store_then(place, "msync", lambda fd: os.removexattr(fd, "security.capability"))
+    assert "security.capability" not in os.listxattr(place / "big")
 
 
 @given(TREE)

@@ -269,3 +269,16 @@ def test_like_bytes_in_memory(
     assert union.names() == [name]
     lower = (union.lower / "a").read_bytes()
     assert set(lower) <= {0, ord("l")}
+
+
+@EVERYWHERE
+@pytest.mark.skipif(os.geteuid() != 0, reason="capabilities of files are root's to give")
+def test_late_writing_leaves_capabilities(union: Union, where: str) -> None:
+    capability = bytes.fromhex("0100000200040000") + bytes(12)
+    put(union.base / where, "f", content=ALPHABET)
+    os.setxattr(union.base / where / "f", "security.capability", capability)
+    node = union.node("f")
+    assert union.tree.write(node, b"ABC", late=True) == 3
+    assert os.getxattr(union.upper / "f", "security.capability") == capability
+    union.tree.write(node, b"ABC")
+    assert "security.capability" not in os.listxattr(union.upper / "f")

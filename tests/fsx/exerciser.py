@@ -40,9 +40,14 @@ WEIGHTS = {
     "fsync": 2,
     "drop_pages": 1,
     "rename": 1,
+    "set_times": 2,
     "reopen": 2,
     "reopen_truncated": 0.3,
 }
+
+#: What leaves alone the mtime that set_times has set.
+KEEPS_MTIME = {"read", "map_read", "sync_map", "unmap", "direct_read", "seek", "fsync"}
+KEEPS_MTIME |= {"drop_pages", "rename", "set_times", "reopen", "remount", "drop_caches"}
 
 
 class Mismatch(Exception):
@@ -82,6 +87,7 @@ class Exerciser:
         self._seek_sees_mappings = seek_sees_mappings
         self._direct_works = True
         self._mapping: mmap.mmap | None = None
+        self._mtime: int | None = None  # as it was set, until something may move it
         self._memory = mmap.mmap(-1, limit + BLOCK)  # aligned, for O_DIRECT
         self._operations: dict[str, Callable[[], None]] = {
             name: getattr(self, f"_{name}") for name in WEIGHTS
@@ -108,9 +114,13 @@ class Exerciser:
                 except OSError as error:
                     raise self._mismatch(f"{name} fails: {error}") from error
             self.counts[name] += 1
-            size = os.fstat(self._fd).st_size
-            if size != len(self._model):
-                raise self._mismatch(f"the size is {size}, it must be {len(self._model)}")
+            if name not in KEEPS_MTIME:
+                self._mtime = None
+            st = os.fstat(self._fd)
+            if st.st_size != len(self._model):
+                raise self._mismatch(f"the size is {st.st_size}, it must be {len(self._model)}")
+            if self._mtime not in (None, st.st_mtime_ns):
+                raise self._mismatch(f"mtime is {st.st_mtime_ns}, it was set to {self._mtime}")
         self._reopen()
 
     def close(self) -> None:
@@ -440,6 +450,12 @@ class Exerciser:
         self._note("fsync, POSIX_FADV_DONTNEED")
         os.fsync(self._fd)
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _set_times(self) -> None:
+        """Stores that the mapping has made before may not move them when they are written out."""
+        self._mtime = self._random.randrange(10**18)
+        self._note(f"set mtime {self._mtime}")
+        os.utime(self._fd, ns=(0, self._mtime))
 
     def _rename(self) -> None:
         self._note("rename away and back")

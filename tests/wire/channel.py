@@ -36,6 +36,8 @@ class Wire:
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
         self._unique = itertools.count(2, 2)
+        #: What came unasked so far: the kind (NOTIFY_INVAL_INODE is 2) and what follows the header.
+        self.notices: list[tuple[int, bytes]] = []
 
     def send(
         self,
@@ -67,11 +69,15 @@ class Wire:
 
     def receive(self) -> tuple[int, int, bytes]:
         """The next reply: its `unique`, its errno (0: success) and what follows the header."""
-        message = self.channel.recv(2 << 20)
-        length, error, unique = OUT_HEADER.unpack_from(message)
-        assert length == len(message)
-        assert error <= 0
-        return unique, -error, message[OUT_HEADER.size :]
+        while True:
+            message = self.channel.recv(2 << 20)
+            length, error, unique = OUT_HEADER.unpack_from(message)
+            assert length == len(message)
+            body = message[OUT_HEADER.size :]
+            if unique:
+                assert error <= 0
+                return unique, -error, body
+            self.notices.append((error, body))
 
     def silent(self, seconds: float = 0.05) -> bool:
         """Whether no reply comes."""
@@ -100,8 +106,9 @@ class Wire:
         return value
 
 
-def write_in(data: bytes, offset: int = 0) -> bytes:
-    return struct.pack("=QQIIQII", 0, offset, len(data), 0, 0, 0, 0) + data
+def write_in(data: bytes, offset: int = 0, flags: int = 0) -> bytes:
+    """`flags`: of the writer's open(2)."""
+    return struct.pack("=QQIIQII", 0, offset, len(data), 0, 0, flags, 0) + data
 
 
 def status(wire: Wire) -> dict[str, Any]:

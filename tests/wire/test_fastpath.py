@@ -319,6 +319,31 @@ def test_attributes_of_devices_and_early_times(serve: Serve) -> None:
     assert (served.upper / "device").stat().st_mtime_ns == early * 10**9 + 2
 
 
+def test_times_wait_for_pages_that_may_be_mapped(serve: Serve) -> None:
+    """Only then the kernel is asked to write out: whoever writes and sets times pays nothing."""
+    served = serve()
+    wire = served.wire
+    (served.upper / "file").write_bytes(b"x" * 8192)
+    node = wire.lookup(b"file")
+    mtime, both_now = 1 << 5, 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8
+
+    def asked(opcode: str, body: bytes, valid: int = mtime) -> bool:
+        wire.ask(opcode, node, body)
+        wire.notices.clear()
+        wire.ask("SETATTR", node, struct.pack("=I84x", valid))
+        assert wire.notices in ([], [(2, struct.pack("=Qqq", node, 0, 0))])
+        return bool(wire.notices)
+
+    page = b"y" * 4096
+    assert not asked("WRITE", write_in(page, flags=os.O_WRONLY))
+    assert not asked("WRITE", write_in(b"part", flags=os.O_WRONLY))
+    assert asked("WRITE", write_in(page, flags=os.O_RDWR))
+    assert not asked("GETATTR", bytes(16))
+    assert asked("WRITE", write_in(page, flags=os.O_WRONLY)), "it may be mapped by the other"
+    assert not asked("READ", READ_IN.pack(0, 0, 4096, 0, 0, 0, 0), both_now)
+    assert asked("GETATTR", bytes(16)), "of the READ"
+
+
 def test_statx(serve: Serve) -> None:
     served = serve()
     reply = served.wire.ask("STATX", 1, struct.pack("=IIQII", 0, 0, 0, 0, 0xFFF))

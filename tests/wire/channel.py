@@ -74,9 +74,9 @@ class Wire:
             length, error, unique = OUT_HEADER.unpack_from(message)
             assert length == len(message)
             body = message[OUT_HEADER.size :]
-            if unique:
-                assert error <= 0
+            if error <= 0:
                 return unique, -error, body
+            assert unique == 0
             self.notices.append((error, body))
 
     def silent(self, seconds: float = 0.05) -> bool:

@@ -7,21 +7,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from errno import ECANCELED, ECONNABORTED, EIO, ENOTCONN
 from pathlib import Path
 from zlib import crc32
 
 import pytest
 
-from tests.mounted.harness import Union, needs_root, only_unionfs
+from tests.mounted.harness import FROM_THE_DEAD, Union, needs_root, only_unionfs
 from tests.mounted.trees import branch, build, differences
 
 pytestmark = [only_unionfs, needs_root, pytest.mark.timeout(240)]
 
 WORKERS = 4
-#: What a request is answered whose daemon was killed. EIO: it was just being read (the kernel's
-#: fuse_dev_do_read); ECANCELED: it was in an io_uring, which the machine may offer.
-FROM_THE_DEAD = (ECONNABORTED, ENOTCONN, EIO, ECANCELED)
 
 #: What one worker's directory holds: path -> content, None for a directory.
 State = dict[str, bytes | None]

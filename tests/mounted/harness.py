@@ -27,6 +27,10 @@ PEER = os.environ.get("UNIONFS_TEST_PEER", "")
 #: Options for every mount that does not say otherwise, as a Python dictionary.
 OPTIONS: dict[str, Any] = ast.literal_eval(os.environ.get("UNIONFS_TEST_OPTIONS", "{}"))
 
+#: What a request is answered whose daemon was killed. EIO: it was just being read (the kernel's
+#: fuse_dev_do_read); ECANCELED: it was in an io_uring, which the machine may offer.
+FROM_THE_DEAD = (errno.ECONNABORTED, errno.ENOTCONN, errno.EIO, errno.ECANCELED)
+
 only_unionfs = pytest.mark.skipif(
     PEER != "", reason="looks into unionfs itself: what the upper holds, its daemon, its commands"
 )

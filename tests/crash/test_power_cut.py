@@ -47,6 +47,12 @@ def _written_by_aio(path: Path) -> None:
     ring.close()
 
 
+def _linked(path: Path) -> None:
+    """One more name, for a file that was synced before."""
+    os.link(path, path.with_name("third"))
+    _written(path, sync=os.fsync)
+
+
 def _stored(path: Path) -> None:
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), len(NEW)) as mapping:
         mapping[:] = NEW
@@ -184,8 +190,11 @@ def _cut_again_and_again(place: Path, kind: str, options: dict[str, Any]) -> lis
                 after.upper = left / "upper"
                 with after:
                     for path in {name, *others}:
-                        if (after.mountpoint / path).read_bytes()[: len(NEW)] != NEW:
+                        shown = after.mountpoint / path
+                        if not shown.exists() or shown.read_bytes()[: len(NEW)] != NEW:
                             lost.append(path)
+                        elif shown.stat().st_nlink != (union.mountpoint / path).stat().st_nlink:
+                            lost.append(f"{path}: st_nlink")
 
         with disk.mounted() as top:
             union.upper = top / "upper"
@@ -196,6 +205,7 @@ def _cut_again_and_again(place: Path, kind: str, options: dict[str, Any]) -> lis
                 for case in DURABLE if everything else DURABLE.keys() & DIFFERENT:
                     for name, other in PLACES.items():
                         change(DURABLE[case], name.format(case), other.format(case))
+                change(_linked, "fdatasync-links/one", "fdatasync-links/third")
                 change(_written, "control")
     return lost
 

@@ -50,6 +50,7 @@ def check_and_remove(union: Union, directory: Path) -> None:
 
 
 @needs_root
+@pytest.mark.slow(reason="what goes wrong with many names shows with many names only")
 def test_in_the_upper(memory: Path) -> None:
     with Union(memory) as union:
         directory = union.mountpoint / "many"

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 
 import pytest
 
@@ -22,7 +23,8 @@ def daemons(engine: Engine) -> set[int]:
 
 def kill(pids: set[int]) -> None:
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended with one that was killed before
+            os.kill(pid, signal.SIGKILL)
     for pid in pids:
         wait_until(lambda: gone(pid), f"process {pid} ends")  # noqa: B023
 

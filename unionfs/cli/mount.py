@@ -58,9 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(PROGRAM, command, argv)
 
 
-program = main  # what scripts of an earlier installation call
-
-
 def command(
     argv: Sequence[str], serve: Callable[[MountOptions, Callable[[str], None]], int] | None = None
 ) -> int:
